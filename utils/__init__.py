@@ -1,0 +1,1 @@
+"""What every stage shares: errors, files, checkpoints, device, seeds, metrics, pictures."""

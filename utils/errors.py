@@ -1,0 +1,58 @@
+"""Errors a user can mend, told in one line, and the exit codes of the scripts."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+_DISK_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
+    errno.EACCES: "no permission: change the owner or the permissions, or choose another folder",
+    errno.EPERM: "no permission: change the owner or the permissions, or choose another folder",
+    errno.EROFS: "the file system is read-only: choose another folder",
+}
+
+
+class UserError(Exception):
+    """A fault the user can mend; its text is one line: what is wrong, where, and what to do."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest of ``known``, or an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def disk_error(error: OSError) -> UserError | None:
+    """Return the `UserError` for a full disk or a missing permission, None for other faults."""
+    remedy = _DISK_REMEDIES.get(error.errno or 0)
+    if remedy is None:
+        return None
+    return UserError(f"{error.filename or 'writing a file'}: {remedy}")
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Run a script's ``main`` and leave with its exit code.
+
+    A `UserError`, a full disk or a missing permission becomes one line on standard error and
+    exit code 2; an interrupt becomes exit code 130. Anything else is a defect of ours and keeps
+    its traceback. ``GCO_DEBUG=1`` shows the traceback of user errors too.
+    """
+    try:
+        sys.exit(main() or 0)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except (UserError, OSError) as error:
+        told = error if isinstance(error, UserError) else disk_error(error)
+        if told is None or os.environ.get("GCO_DEBUG") == "1":
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)

@@ -1,0 +1,94 @@
+"""Where a trial keeps what: one place that knows the names in ``runs/<trial>/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ARMS = ("points", "dense", "random")
+"""points: asked by the acquisition; random: asked at random; dense: trained on masks."""
+
+VALIDATION = "validation"
+"""Name of the held-out split among the sets in ``preds/`` and ``scores.csv``."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths below ``runs/<trial>/``; nothing is read or made here."""
+
+    root: Path
+
+    def training(self, arm: str, round_index: int) -> Path:
+        """Folder of one training: ``round_<rr>``, ``random/round_<rr>`` or ``dense``.
+
+        Round 0 of the random arm is the one of the points arm: both begin with the same points.
+        """
+        if arm == "dense":
+            return self.root / "dense"
+        top = self.root / "random" if arm == "random" and round_index > 0 else self.root
+        return top / f"round_{round_index:02d}"
+
+    def points(self, arm: str, round_index: int) -> Path:
+        """Return the answers of one round."""
+        return self.training(arm, round_index) / "points.csv"
+
+    def region_labels(self, arm: str, round_index: int) -> Path:
+        """Folder of the label maps that leak the mask (label mode region_mask only)."""
+        return self.training(arm, round_index) / "region_labels"
+
+    def trained(self, arm: str, round_index: int) -> Path:
+        """Return the summary written when a training is finished."""
+        return self.training(arm, round_index) / "trained.json"
+
+    def checkpoint(self, arm: str, round_index: int, kind: str) -> Path:
+        """Return a checkpoint; ``kind`` is ``last`` or ``best``."""
+        return self.training(arm, round_index) / "checkpoints" / f"{kind}.pth"
+
+    def snapshots(self, arm: str, round_index: int) -> Path:
+        """Folder of the snapshots taken along one training."""
+        return self.training(arm, round_index) / "snapshots"
+
+    def checkpoint_name(self, checkpoint: Path) -> str:
+        """Name of a checkpoint in ``preds/`` and ``scores.csv``: ``round_04-best``."""
+        parts = checkpoint.resolve().relative_to(self.root.resolve()).with_suffix("").parts
+        return "-".join(part for part in parts if part != "checkpoints")
+
+    @property
+    def config(self) -> Path:
+        """The trial's settings."""
+        return self.root / "config.json"
+
+    @property
+    def validation_points(self) -> Path:
+        """Answers at random points of the validation images."""
+        return self.root / VALIDATION / "points.csv"
+
+    @property
+    def ledger(self) -> Path:
+        """Every pixel the oracle was asked about."""
+        return self.root / "oracle" / "ledger.csv"
+
+    @property
+    def superpixels(self) -> Path:
+        """Superpixel maps of the training images."""
+        return self.root / "superpixels"
+
+    @property
+    def predictions(self) -> Path:
+        """Saliency maps: ``preds/<checkpoint>/<SET>/<image>.png``."""
+        return self.root / "preds"
+
+    @property
+    def scores(self) -> Path:
+        """One row a checkpoint and set."""
+        return self.root / "scores.csv"
+
+    @property
+    def best(self) -> Path:
+        """The chosen checkpoint and its scores."""
+        return self.root / "best.json"
+
+    @property
+    def curve(self) -> Path:
+        """Score against points."""
+        return self.root / "curve.png"
