@@ -1,0 +1,1 @@
+"""Images, masks, groups, and the reading, checking and sampling of them."""

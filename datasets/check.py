@@ -1,0 +1,293 @@
+"""Look a data set over before a run: ``python -m datasets.check --data_root D``.
+
+Every image and mask is decoded. What would break a run is an error; what may spoil its result (an
+empty mask, one picture in both training and test) is a warning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets.faults import ERROR, WARNING, Fault, check_sample, fault_of
+from datasets.index import (
+    IMAGES_FOLDER,
+    MASKS_FOLDER,
+    Sample,
+    image_names,
+    list_set,
+    set_names,
+    split_set_names,
+)
+from utils.errors import UserError, closest, run_script
+
+SHOWN = 10
+MOST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One set to check, and whether its masks are checked."""
+
+    set: str
+    masks: bool
+    trained_on: bool
+    tested_on: bool
+
+
+def check_data(
+    data_root: str | os.PathLike[str],
+    trainsets: str | None = None,
+    testsets: str | None = None,
+    masks: bool = True,
+    progress: bool = True,
+    train_masks: bool | None = None,
+    test_masks: bool | None = None,
+) -> list[Fault]:
+    """Check every image, and where asked for every mask, of some sets.
+
+    Args:
+        data_root: folder with ``images/`` and ``gts/``.
+        trainsets: training sets joined by ``+``, or None.
+        testsets: test sets joined by ``+``, or None. With neither, every set there is checked.
+        masks: False: masks are not opened, nor looked for.
+        progress: show a bar on standard error if it is a terminal.
+        train_masks: overrides ``masks`` for the training sets.
+        test_masks: overrides ``masks`` for the test sets, and for sets of neither kind.
+
+    Returns:
+        The faults, set by set and image by image, repeated pictures last.
+
+    Raises:
+        UserError: the data root or a named set is missing.
+    """
+    root = Path(data_root)
+    train_masks = masks if train_masks is None else train_masks
+    test_masks = masks if test_masks is None else test_masks
+    parts = _parts(root, trainsets, testsets, train_masks, test_masks)
+    return _check_parts(root, parts, progress)[0]
+
+
+def require_usable(
+    data_root: str | os.PathLike[str],
+    trainsets: str | None,
+    testsets: str | None,
+    train_masks: bool,
+    test_masks: bool,
+) -> None:
+    """Check the data before a run; print warnings (the first ten) on standard error.
+
+    Raises:
+        UserError: there are errors; the first ten are named.
+    """
+    faults = check_data(
+        data_root, trainsets, testsets, train_masks=train_masks, test_masks=test_masks
+    )
+    warnings = [fault for fault in faults if fault.severity == WARNING]
+    for fault in warnings[:SHOWN]:
+        print(fault, file=sys.stderr)
+    command = _command(data_root, trainsets, testsets, train_masks, test_masks)
+    if len(warnings) > SHOWN:
+        print(f"{len(warnings)} warnings in all; `{command}` lists them", file=sys.stderr)
+    errors = [fault for fault in faults if fault.severity == ERROR]
+    if errors:
+        named = "; ".join(f"{fault.file} ({fault.problem})" for fault in errors[:SHOWN])
+        more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        raise UserError(f"{count} in the data: {named}{more}: `{command}` tells what to do")
+
+
+def _command(
+    data_root: str | os.PathLike[str],
+    trainsets: str | None,
+    testsets: str | None,
+    train_masks: bool,
+    test_masks: bool,
+) -> str:
+    """Return the command that repeats a check and lists every fault."""
+    words = ["python", "-m", "datasets.check", "--data_root", os.fspath(data_root)]
+    words += ["--trainset", trainsets] if trainsets else []
+    words += ["--testsets", testsets] if testsets else []
+    if not train_masks:
+        words.append("--no-train-masks" if test_masks else "--no-masks")
+    return shlex.join(words)
+
+
+def _parts(
+    root: Path, trainsets: str | None, testsets: str | None, train_masks: bool, test_masks: bool
+) -> list[_Part]:
+    """Return what is to be checked, each set once."""
+    known = set_names(root)
+    train = split_set_names(trainsets) if trainsets else []
+    test = split_set_names(testsets) if testsets else []
+    for name in train + test:
+        if name not in known:
+            raise UserError(
+                f"no set '{name}' in {root / IMAGES_FOLDER}{closest(name, known)} "
+                f"(there: {', '.join(known) or 'none'})"
+            )
+    if not known:
+        raise UserError(f"{root / IMAGES_FOLDER}: holds no set: make a folder for each set in it")
+    plain = [] if train or test else known
+    return [
+        _Part(
+            set=name,
+            masks=(name in train and train_masks) or (name in test + plain and test_masks),
+            trained_on=name in train,
+            tested_on=name in test,
+        )
+        for name in dict.fromkeys(train + test + plain)
+    ]
+
+
+def _check_parts(root: Path, parts: list[_Part], progress: bool) -> tuple[list[Fault], int]:
+    """Return the faults of the sets, and how many images were looked at."""
+    faults: list[Fault] = []
+    jobs: list[tuple[Sample, bool]] = []
+    for part in parts:
+        found, samples, with_masks = _check_folders(root, part)
+        faults += found
+        jobs += [(sample, with_masks) for sample in samples]
+    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    digests: list[tuple[Sample, bytes]] = []
+    with ThreadPoolExecutor(threads) as pool:
+        results = pool.map(lambda job: check_sample(root, *job), jobs)
+        bar = tqdm(results, "checking", len(jobs), unit="image", disable=None if progress else True)
+        for (sample, _), (found, digest) in zip(jobs, bar, strict=True):
+            faults += found
+            if digest is not None:
+                digests.append((sample, digest))
+    trained_on = {part.set for part in parts if part.trained_on}
+    tested_on = {part.set for part in parts if part.tested_on}
+    faults += _same_names([sample for sample, _ in jobs if sample.set in trained_on])
+    faults += _same_pictures(digests, trained_on, tested_on)
+    return faults, len(jobs)
+
+
+def _check_folders(root: Path, part: _Part) -> tuple[list[Fault], list[Sample], bool]:
+    """List a set, and tell what is wrong with its folders.
+
+    Returns:
+        The faults, the set's images, and whether its masks can be checked.
+    """
+    folder = f"{IMAGES_FOLDER}/{part.set}"
+    faults = []
+    if part.trained_on and part.tested_on:
+        problem = "both trained on and tested on"
+        faults.append(Fault(WARNING, folder, problem, "test on another set"))
+    try:
+        samples = list_set(root, part.set)
+    except UserError as error:
+        return [*faults, fault_of(error, root, root / folder)], [], False
+    if not part.masks:
+        return faults, samples, False
+    masks_folder = root / MASKS_FOLDER / part.set
+    if not os.path.isdir(masks_folder):
+        severity, remedy = WARNING, "put the masks there; without them maps can be made, not scored"
+        if part.trained_on:
+            severity, remedy = ERROR, "put the masks there, or train from points"
+        fault = Fault(severity, f"{MASKS_FOLDER}/{part.set}", "no such folder", remedy)
+        return [*faults, fault], samples, False
+    try:
+        return faults + _stray_masks(masks_folder, part.set, samples), samples, True
+    except UserError as error:
+        return [*faults, fault_of(error, root, masks_folder)], samples, False
+
+
+def _stray_masks(masks_folder: Path, set_name: str, samples: list[Sample]) -> list[Fault]:
+    """Return a warning for every file below ``masks_folder`` that is no image's mask."""
+    wanted = {sample.mask for sample in samples}
+    faults = []
+    for name in sorted(image_names(masks_folder)):
+        file = f"{MASKS_FOLDER}/{set_name}/{name}"
+        if not name.endswith(".png"):
+            faults.append(Fault(WARNING, file, "not named .png, so not read", "save it as PNG"))
+        elif masks_folder / name not in wanted:
+            faults.append(Fault(WARNING, file, "no image has this mask", "add it, or remove this"))
+    return faults
+
+
+def _same_names(samples: list[Sample]) -> list[Fault]:
+    """Return an error for every name that two training sets share."""
+    faults, first = [], {}
+    for sample in samples:
+        other = first.setdefault(sample.name, sample)
+        if other.set != sample.set:
+            problem = f"set {other.set} has an image of this name, and points files leave sets out"
+            faults.append(
+                Fault(
+                    ERROR, _image_file(sample), problem, "rename one, or train on one of the sets"
+                )
+            )
+    return faults
+
+
+def _same_pictures(
+    digests: list[tuple[Sample, bytes]], trained_on: set[str], tested_on: set[str]
+) -> list[Fault]:
+    """Return a warning for each picture that a set repeats, or that is in training and test."""
+    faults = []
+    in_set: dict[tuple[str, bytes], Sample] = {}
+    in_training: dict[bytes, Sample] = {}
+    for sample, digest in digests:
+        if sample.set in trained_on:
+            in_training.setdefault(digest, sample)
+        other = in_set.setdefault((sample.set, digest), sample)
+        if other is not sample:
+            problem = f"the same picture as {_image_file(other)}"
+            remedy = "remove one" + (
+                "" if other.group == sample.group else ", unless the groups' masks mean to differ"
+            )
+            faults.append(Fault(WARNING, _image_file(sample), problem, remedy))
+    for sample, digest in digests:
+        other = in_training.get(digest)
+        if sample.set in tested_on - trained_on and other is not None:
+            problem = f"a test picture that is trained on as {_image_file(other)}"
+            remedy = "remove it from the training set"
+            faults.append(Fault(WARNING, _image_file(sample), problem, remedy))
+    return faults
+
+
+def _image_file(sample: Sample) -> str:
+    return f"{IMAGES_FOLDER}/{sample.set}/{sample.name}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check the data named on the command line; return 1 if a run would break, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m datasets.check", description=__doc__)
+    parser.add_argument("--data_root", type=Path, required=True, help="holds images/ and gts/")
+    parser.add_argument("--trainset", help="training sets, A+B (default: every set there)")
+    parser.add_argument("--testsets", help="test sets, C+D")
+    parser.add_argument("--no-masks", action="store_true", help="leave all masks alone")
+    parser.add_argument(
+        "--no-train-masks", action="store_true", help="leave the training sets' masks alone"
+    )
+    options = parser.parse_args(argv)
+    parts = _parts(
+        options.data_root,
+        options.trainset,
+        options.testsets,
+        train_masks=not (options.no_masks or options.no_train_masks),
+        test_masks=not options.no_masks,
+    )
+    faults, images = _check_parts(options.data_root, parts, progress=True)
+    for fault in faults:
+        print(fault)
+    errors = sum(fault.severity == ERROR for fault in faults)
+    print(
+        f"{images} images in {len(parts)} sets checked: "
+        f"{errors} errors, {len(faults) - errors} warnings"
+    )
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,219 @@
+"""Find the images of a set.
+
+Layout: ``<data_root>/images/<SET>/[<group>/]<name>.<extension>`` and
+``<data_root>/gts/<SET>/[<group>/]<name>.png``. Only the ``images`` folder is looked at here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UserError, closest
+
+IMAGES_FOLDER = "images"
+MASKS_FOLDER = "gts"
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and where its mask would be.
+
+    Attributes:
+        name: path below ``images/<SET>/``, with ``/`` and the extension; the image's name in
+            points files.
+        image: the image file.
+        mask: the mask file, which may not exist.
+        set: the set's name.
+        group: the folder inside the set, empty in a flat set.
+    """
+
+    name: str
+    image: Path
+    mask: Path
+    set: str
+    group: str
+
+
+def list_set(data_root: str | os.PathLike[str], set_name: str) -> list[Sample]:
+    """List the images of one set, in byte order of their names.
+
+    Hidden files, ``__MACOSX`` and files without an image's extension are passed over. Masks are
+    not looked at.
+
+    Raises:
+        UserError: the root or the set is missing, the set has no image, or two images would
+            share a mask.
+    """
+    root = Path(data_root)
+    known = set_names(root)
+    folder = root / IMAGES_FOLDER / set_name
+    if set_name not in known:
+        there = ", ".join(known) or "none"
+        raise UserError(
+            f"no set '{set_name}' in {root / IMAGES_FOLDER}{closest(set_name, known)} "
+            f"(there: {there})"
+        )
+    samples = sorted(
+        (_sample(root, set_name, name) for name in image_names(folder)),
+        key=lambda sample: sample.name.encode(),
+    )
+    if not samples:
+        raise UserError(
+            f"{folder}: no images in it or in its group folders: put files ending in "
+            f"{', '.join(sorted(EXTENSIONS))} there"
+        )
+    by_mask: dict[Path, Sample] = {}
+    for sample in samples:
+        other = by_mask.setdefault(sample.mask, sample)
+        if other is not sample:
+            raise UserError(
+                f"{folder}: {other.name} and {sample.name} would share the mask "
+                f"{sample.mask.name}: rename or remove one"
+            )
+    return samples
+
+
+def list_sets(data_root: str | os.PathLike[str], set_names_joined: str) -> list[Sample]:
+    """List the images of several sets, their names joined by ``+``, one set after another.
+
+    Raises:
+        UserError: as for `list_set`; or two sets hold an image of the same name, which a points
+            file could not tell apart.
+    """
+    samples: list[Sample] = []
+    by_name: dict[str, Sample] = {}
+    for set_name in split_set_names(set_names_joined):
+        for sample in list_set(data_root, set_name):
+            other = by_name.setdefault(sample.name, sample)
+            if other is not sample:
+                raise UserError(
+                    f"image {sample.name} is in both sets {other.set} and {sample.set}: points "
+                    "files name images without their set, so rename one or use one set"
+                )
+            samples.append(sample)
+    return samples
+
+
+def split_set_names(joined: str) -> list[str]:
+    """Split ``"A+B"`` into ``["A", "B"]``.
+
+    Raises:
+        UserError: a name is empty, given twice, or no plain folder name.
+    """
+    names = joined.split("+")
+    for name in names:
+        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+            raise UserError(f"bad set name '{name}' in '{joined}': join folder names by '+'")
+    if len(set(names)) < len(names):
+        raise UserError(f"a set is named twice in '{joined}': name each once")
+    return names
+
+
+def set_names(data_root: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the sets under ``images/``, sorted.
+
+    Raises:
+        UserError: the root or its ``images`` folder is missing or unreadable.
+    """
+    root = Path(data_root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder: set --data_root to the folder with images/")
+    folder = root / IMAGES_FOLDER
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder: --data_root must hold {IMAGES_FOLDER}/<SET>/ and "
+            f"{MASKS_FOLDER}/<SET>/"
+        )
+    return sorted(entry.name for entry in _entries(folder) if entry.is_dir())
+
+
+def split_train_validation(
+    samples: Sequence[Sample], fraction: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """Set some images aside for validation, by a hash of the seed and the image's name.
+
+    Whether an image is set aside depends on no other image, except that of two images or more
+    at least one goes to each side. The order of ``samples`` is kept.
+
+    Args:
+        samples: images to split.
+        fraction: share to set aside, 0 <= fraction < 1; 0 sets none aside.
+        seed: another seed, another split.
+
+    Returns:
+        ``(train, validation)``.
+
+    Raises:
+        UserError: the fraction is outside its range.
+    """
+    if not 0 <= fraction < 1:
+        raise UserError(f"validation fraction {fraction}: must be at least 0 and below 1")
+    if fraction == 0 or len(samples) < 2:
+        return list(samples), []
+    places = [_place(seed, sample.name) for sample in samples]
+    threshold = min(max(fraction, min(places)), sorted(places)[-2])
+    train = [s for s, place in zip(samples, places, strict=True) if place > threshold]
+    validation = [s for s, place in zip(samples, places, strict=True) if place <= threshold]
+    return train, validation
+
+
+def _place(seed: int, name: str) -> float:
+    """Return a number in [0, 1) that looks random and belongs to the seed and the name."""
+    digest = hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2.0**53
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, without hidden entries and archive leftovers."""
+    try:
+        with os.scandir(folder) as entries:
+            return [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}): check it") from None
+
+
+def image_names(folder: Path) -> list[str]:
+    """Return the names, relative to ``folder``, of the image files in it and in its subfolders.
+
+    Hidden files and files without an image's extension are left out; the order is the disk's.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    names = []
+    for entry in _entries(folder):
+        if entry.is_dir():
+            names += [
+                f"{entry.name}/{inner.name}"
+                for inner in _entries(folder / entry.name)
+                if _is_image(inner)
+            ]
+        elif _is_image(entry):
+            names.append(entry.name)
+    return names
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return Path(entry.name).suffix.lower() in EXTENSIONS and entry.is_file()
+
+
+def _sample(root: Path, set_name: str, name: str) -> Sample:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{root / IMAGES_FOLDER / set_name}: the file name {name!r} is not UTF-8: rename it"
+        ) from None
+    group = name.rpartition("/")[0]
+    return Sample(
+        name=name,
+        image=root / IMAGES_FOLDER / set_name / name,
+        mask=(root / MASKS_FOLDER / set_name / name).with_suffix(".png"),
+        set=set_name,
+        group=group,
+    )

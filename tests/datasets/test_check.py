@@ -1,0 +1,302 @@
+"""Each kind of fault is put into sound data, and must be told alone."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import datasets.check
+import datasets.faults
+from datasets.check import check_data, main, require_usable
+from utils.errors import UserError
+
+MASK = np.zeros((20, 30), np.uint8)
+MASK[5:12, 6:20] = 255
+
+
+def put(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+
+
+def picture(number):
+    return np.random.default_rng(number).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two sound sets: TR (flat) and TE (grouped), two images each."""
+    for number, name in enumerate(("TR/a b", "TR/ü", "TE/g/1", "TE/h/1")):
+        put(tmp_path / "images" / f"{name}.png", picture(number))
+        put(tmp_path / "gts" / f"{name}.png", MASK)
+    return tmp_path
+
+
+def only_fault(root, *args, **options):
+    faults = check_data(root, *args, progress=False, **options)
+    assert len(faults) == 1, [str(fault) for fault in faults]
+    assert "\n" not in str(faults[0])
+    return faults[0]
+
+
+def test_sound_data_has_no_fault(root):
+    assert check_data(root, progress=False) == []
+    assert check_data(root, "TR", "TE", progress=False) == []
+    put(root / "gts" / "TR" / "ü.png", MASK > 0)
+    put(root / "gts" / "TR" / "a b.png", MASK.astype(np.uint16) * 257)
+    assert check_data(root, "TR", "TE", progress=False) == []
+
+
+def test_truncated_image(root):
+    path = root / "images" / "TR" / "a b.png"
+    path.write_bytes(path.read_bytes()[:900])
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("error", "images/TR/a b.png")
+    assert "unreadable" in fault.problem
+    assert str(root) not in str(fault)
+
+
+def test_truncated_mask(root):
+    put(root / "gts" / "TR" / "ü.png", picture(9))
+    data = (root / "gts" / "TR" / "ü.png").read_bytes()
+    (root / "gts" / "TR" / "ü.png").write_bytes(data[:900])
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("error", "gts/TR/ü.png")
+
+
+def test_missing_mask(root):
+    (root / "gts" / "TE" / "h" / "1.png").unlink()
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("error", "gts/TE/h/1.png")
+
+
+def test_mask_of_another_size(root):
+    put(root / "gts" / "TR" / "ü.png", np.pad(MASK, ((0, 1), (0, 0))))
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("error", "gts/TR/ü.png")
+    assert "30 x 21 pixels, its image 30 x 20" in fault.problem
+
+
+def test_sizes_are_compared_upright(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    put(root / "images" / "TR" / "ü.png", picture(1), exif=exif)
+    assert only_fault(root).severity == "error"
+    put(root / "gts" / "TR" / "ü.png", np.ascontiguousarray(np.rot90(MASK)))
+    assert check_data(root, progress=False) == []
+
+
+BETWEEN = MASK.copy()
+BETWEEN[0, :6] = 100
+
+
+@pytest.mark.parametrize(
+    ("mask", "severity", "told"),
+    [
+        (np.zeros_like(MASK), "warning", "no object"),
+        (np.full_like(MASK, 255), "warning", "all object"),
+        (np.full_like(MASK, 200), "warning", "all object"),
+        (BETWEEN, "warning", "1 % of its values lie between"),
+        (MASK // 255, "error", "label indices; multiply it by 255"),
+        (MASK // 255 * 37, "error", "half of 255 .the largest is 37."),
+        (MASK.astype(np.uint16), "error", "half of 65535 .the largest is 255."),
+        (MASK.astype(np.uint16) // 255, "error", "multiply it by 65535"),
+    ],
+)
+def test_mask_values(root, mask, severity, told):
+    put(root / "gts" / "TR" / "ü.png", mask)
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == (severity, "gts/TR/ü.png")
+
+    assert re.search(told, str(fault))
+
+
+def test_masks_without_an_image(root):
+    put(root / "gts" / "TR" / "more.png", MASK)
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("warning", "gts/TR/more.png")
+    assert "no image" in fault.problem
+    (root / "gts" / "TR" / "more.png").unlink()
+    put(root / "gts" / "TE" / "g" / "1.bmp", MASK)
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("warning", "gts/TE/g/1.bmp")
+    assert "PNG" in fault.remedy
+
+
+def test_test_picture_in_training_whatever_the_file_format(root):
+    put(root / "images" / "TE" / "g" / "1.png", picture(0), compress_level=0)
+    fault = only_fault(root, "TR", "TE")
+    assert (fault.severity, fault.file) == ("warning", "images/TE/g/1.png")
+    assert "images/TR/a b.png" in fault.problem
+    assert check_data(root, progress=False) == []
+    assert check_data(root, None, "TR+TE", progress=False) == []
+
+
+def test_leak_is_found_when_the_training_set_repeats_the_picture(root):
+    put(root / "images" / "TR" / "ü.png", picture(0))
+    put(root / "images" / "TE" / "g" / "1.png", picture(0))
+    faults = check_data(root, "TR", "TE", progress=False)
+    assert [fault.file for fault in faults] == ["images/TR/ü.png", "images/TE/g/1.png"]
+
+
+def test_set_trained_and_tested_on(root):
+    fault = only_fault(root, "TR", "TR")
+    assert (fault.severity, fault.file) == ("warning", "images/TR")
+
+
+def test_picture_twice_in_a_set(root):
+    put(root / "images" / "TR" / "ü.png", picture(0))
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("warning", "images/TR/ü.png")
+    assert "images/TR/a b.png" in fault.problem
+
+
+def test_same_bytes_in_another_shape_are_another_picture(root):
+    for name, shape in (("TR/a b", (20, 30)), ("TR/ü", (30, 20))):
+        put(root / "images" / f"{name}.png", np.zeros((*shape, 3), np.uint8))
+    put(root / "gts" / "TR" / "ü.png", np.ascontiguousarray(MASK.T))
+    assert check_data(root, progress=False) == []
+
+
+def test_tiny_image(root):
+    put(root / "images" / "TR" / "ü.png", picture(1)[:7])
+    put(root / "gts" / "TR" / "ü.png", MASK[:7])
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("warning", "images/TR/ü.png")
+    assert "30 x 7" in fault.problem
+    put(root / "images" / "TR" / "ü.png", picture(1)[:8])
+    put(root / "gts" / "TR" / "ü.png", MASK[:8])
+    assert check_data(root, progress=False) == []
+
+
+def test_same_name_in_two_training_sets(root):
+    put(root / "images" / "MORE" / "ü.png", picture(7))
+    put(root / "gts" / "MORE" / "ü.png", MASK)
+    fault = only_fault(root, "TR+MORE")
+    assert (fault.severity, fault.file) == ("error", "images/MORE/ü.png")
+    assert check_data(root, None, "TR+MORE", progress=False) == []
+
+
+def test_set_that_cannot_be_listed(root):
+    put(root / "images" / "TR" / "ü.jpg", picture(1))
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("error", "images/TR")
+    assert "ü.jpg" in fault.problem
+    (root / "images" / "EMPTY").mkdir()
+    assert {fault.file for fault in check_data(root, progress=False)} == {
+        "images/TR",
+        "images/EMPTY",
+    }
+
+
+def test_masks_folder_missing(root):
+    (root / "gts" / "TE").rename(root / "gts" / "ELSEWHERE")
+    fault = only_fault(root, "TR", "TE")
+    assert (fault.severity, fault.file) == ("warning", "gts/TE")
+    fault = only_fault(root, "TE")
+    assert (fault.severity, fault.file) == ("error", "gts/TE")
+
+
+@pytest.mark.parametrize(
+    ("options", "opened"),
+    [
+        ({}, {"TR", "TE"}),
+        ({"masks": False}, set()),
+        ({"train_masks": False}, {"TE"}),
+        ({"test_masks": False}, {"TR"}),
+        ({"masks": False, "test_masks": True}, {"TE"}),
+    ],
+)
+def test_which_masks_are_opened(root, monkeypatch, options, opened):
+    seen = set()
+    real = datasets.faults.read_grey
+
+    def spy(path):
+        seen.add(path.relative_to(root / "gts").parts[0])
+        return real(path)
+
+    monkeypatch.setattr(datasets.faults, "read_grey", spy)
+    assert check_data(root, "TR", "TE", progress=False, **options) == []
+    assert seen == opened
+
+
+def test_without_masks_gts_may_be_anything(root):
+    (root / "gts").rename(root / "away")
+    (root / "gts").write_text("no folder")
+    assert check_data(root, "TR", "TE", masks=False, progress=False) == []
+    require_usable(root, "TR", "TE", train_masks=False, test_masks=False)
+
+
+def test_unknown_names(root):
+    with pytest.raises(UserError, match="no set 'TX'"):
+        check_data(root, "TX")
+    with pytest.raises(UserError, match="no such folder: set --data_root"):
+        check_data(root / "nowhere")
+
+
+def test_require_usable_tells_the_first_ten(root, capsys):
+    for number in range(12):
+        put(root / "images" / "BAD" / f"{number:02d}.png", picture(20 + number))
+        put(root / "images" / "ODD" / f"{number:02d}.png", picture(40 + number))
+        put(root / "gts" / "ODD" / f"{number:02d}.png", MASK * 0)
+    put(root / "gts" / "BAD" / "00.png", MASK)
+    with pytest.raises(UserError) as told:
+        require_usable(root, "BAD", "ODD", train_masks=True, test_masks=True)
+    text = str(told.value)
+    assert text.startswith("11 errors")
+    assert "gts/BAD/10.png (no such mask); and 1 more" in text
+    assert "11.png" not in text
+    assert f"python -m datasets.check --data_root {root} --trainset BAD --testsets ODD`" in text
+    assert "\n" not in text
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == 11
+    assert shown[0].startswith("warning: gts/ODD/00.png: no object")
+    assert shown[10].startswith("12 warnings in all")
+
+
+@pytest.mark.parametrize(
+    ("switches", "flag"),
+    [((False, True), "--no-train-masks"), ((False, False), "--no-masks"), ((True, True), "TE`")],
+)
+def test_the_named_command_finds_the_same_faults(root, capsys, switches, flag):
+    (root / "images" / "TR" / "ü.png").write_bytes(b"")
+    (root / "gts" / "TR" / "a b.png").unlink()
+    (root / "gts" / "TE" / "g" / "1.png").unlink()
+    with pytest.raises(UserError) as told:
+        require_usable(root, "TR", "TE", *switches)
+    assert flag in str(told.value)
+    words = str(told.value).split("`")[1].split()
+    assert words[:3] == ["python", "-m", "datasets.check"]
+    assert main(words[3:]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    expected = 1 + sum(switches)
+    assert len(lines) == expected + 1
+    assert lines[-1] == f"4 images in 2 sets checked: {expected} errors, 0 warnings"
+    assert str(told.value).startswith(f"{expected} error")
+
+
+def test_exit_codes(root, capsys):
+    put(root / "gts" / "TR" / "ü.png", MASK * 0)
+    assert main(["--data_root", str(root)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "warning: gts/TR/ü.png: no object; check it against its image",
+        "4 images in 2 sets checked: 0 errors, 1 warnings",
+    ]
+    (root / "images" / "TR" / "ü.png").write_bytes(b"")
+    assert main(["--data_root", str(root), "--trainset", "TR", "--no-masks"]) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--data_root", "nowhere"], ["--data_rot", "x"], []])
+def test_bad_arguments_leave_with_two(arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "datasets.check", *arguments],
+        cwd=datasets.check.__file__.rsplit("datasets", 1)[0],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
