@@ -1,0 +1,34 @@
+"""The saliency network and its backbones."""
+
+from __future__ import annotations
+
+import os
+
+from models.backbones import BACKBONES, WeightReport, load_weights
+from models.saliency_net import Prediction, SaliencyNet
+
+__all__ = [
+    "BACKBONES",
+    "Prediction",
+    "SaliencyNet",
+    "WeightReport",
+    "build_model",
+    "load_weights",
+]
+
+
+def build_model(
+    backbone: str, width: int = 64, weights: str | os.PathLike[str] = "none"
+) -> tuple[SaliencyNet, WeightReport]:
+    """Build a saliency network and load its backbone's weights.
+
+    Args:
+        backbone: a name in `BACKBONES`.
+        width: channels of the decoder.
+        weights: ``"none"``, ``"default"`` or a file, see `load_weights`.
+
+    Raises:
+        UserError: no backbone has this name, or its weights could not be had.
+    """
+    model = SaliencyNet(backbone, width)
+    return model, load_weights(model.encoder, weights, backbone)

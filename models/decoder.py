@@ -1,0 +1,48 @@
+"""The top-down decoder: from an encoder's feature maps to one fine feature map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Decoder(nn.Module):
+    """A feature pyramid (Lin et al., CVPR 2017, section 3), refined at every level.
+
+    Each encoder map is brought to ``width`` channels by a 1x1 convolution; from the coarsest to
+    the finest, the result so far is upsampled to the next map's size, added to it and refined by
+    a 3x3 convolution with batch norm and ReLU.
+
+    Args:
+        channels: channels of the encoder's maps, fine to coarse.
+        width: channels of every decoder level.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
+        self.refiners = nn.ModuleList(_refiner(width) for _ in channels)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Fuse maps, fine to coarse, into features (B, width, h, w) of the finest map's size.
+
+        The features are non-negative (they leave a ReLU).
+        """
+        laterals = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
+        fused = self.refiners[-1](laterals[-1])
+        for lateral, refine in zip(laterals[-2::-1], self.refiners[-2::-1], strict=True):
+            fused = F.interpolate(
+                fused, size=lateral.shape[-2:], mode="bilinear", align_corners=False
+            )
+            fused = refine(fused + lateral)
+        return fused
+
+
+def _refiner(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    )
