@@ -1,0 +1,1 @@
+"""Which pixels to ask about, who answers, and where the answers are kept."""

@@ -1,0 +1,93 @@
+"""Spatio-temporal ensembles: snapshots of one training run, and neighbouring pixels that vote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from active_learning.attacks import frozen
+from utils.errors import UserError
+
+
+def predict_snapshots(models: Iterable[nn.Module], images: Tensor) -> Tensor:
+    """Predict the saliency maps of every snapshot, in eval mode and without gradients.
+
+    Args:
+        models: T snapshots; an iterator that loads one at a time keeps only one in memory. Each
+            maps RGB (B, 3, H, W) in [0, 1] to an object with ``logits`` (B, 1, H, W), and is left
+            as it was found.
+        images: (B, 3, H, W) float in [0, 1].
+
+    Returns:
+        (T, B, H, W) float32 probabilities of the salient class.
+
+    Raises:
+        ValueError: there is no snapshot.
+    """
+    maps = []
+    for model in models:
+        with torch.no_grad(), frozen(model):
+            maps.append(model(images).logits.float().squeeze(1).sigmoid())
+    if not maps:
+        raise ValueError("an ensemble needs at least one snapshot")
+    return torch.stack(maps)
+
+
+def neighbour_vote(
+    prob: Tensor, image: Tensor | None, kernel: int, colour_sigma: float = 0.1
+) -> Tensor:
+    """Average every pixel with its kernel x kernel neighbours, weighted by likeness of colour.
+
+    Pixel j votes for pixel i with weight ``exp(-|rgb_i - rgb_j|^2 / (2 colour_sigma^2))``, so that
+    votes do not cross the border of an object. At the image's border only the neighbours inside
+    the image vote.
+
+    Args:
+        prob: (..., H, W) float, for instance (T, B, H, W).
+        image: (B, 3, H, W) RGB in [0, 1], B broadcasting against the last leading dimension of
+            ``prob``; None weighs all neighbours alike.
+        kernel: odd side of the neighbourhood; 1 returns ``prob`` unchanged.
+        colour_sigma: scale of the colour distance, in units of the [0, 1] range.
+
+    Returns:
+        Shape and dtype of ``prob``; every value lies, up to rounding, between the smallest and the
+        largest of its neighbourhood.
+
+    Raises:
+        UserError: ``kernel`` is even or below 1, or ``colour_sigma`` is not above 0.
+    """
+    if kernel < 1 or kernel % 2 == 0:
+        raise UserError(f"neighbourhood of {kernel} pixels: give an odd number, 1 for none")
+    if image is not None and not colour_sigma > 0:
+        raise UserError(f"colour sigma {colour_sigma}: give a number above 0")
+    if kernel == 1:
+        return prob
+    height, width = prob.shape[-2:]
+    # Differences to the pixel's own value are summed, so that a constant map is kept exactly.
+    change = torch.zeros_like(prob)
+    weights = torch.ones_like(prob if image is None else image[:, 0])
+    for down in _offsets(kernel, height):
+        for right in _offsets(kernel, width):
+            if down == right == 0:
+                continue  # the pixel's own vote: no change, and the weight of 1 set above
+            here = (..., _inside(-down, height), _inside(-right, width))
+            there = (..., _inside(down, height), _inside(right, width))
+            weight = 1.0
+            if image is not None:
+                distance = (image[here] - image[there]).square().sum(1)
+                weight = torch.exp(-distance / (2 * colour_sigma**2))
+            change[here] += weight * (prob[there] - prob[here])
+            weights[here] += weight
+    return prob + change / weights
+
+
+def _offsets(kernel: int, size: int) -> range:
+    reach = min(kernel // 2, size - 1)
+    return range(-reach, reach + 1)
+
+
+def _inside(offset: int, size: int) -> slice:
+    """Return the indices i of an axis for which ``i - offset`` lies inside too."""
+    return slice(max(offset, 0), size + min(offset, 0))

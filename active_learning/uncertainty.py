@@ -1,0 +1,136 @@
+"""Acquisition functions: how much is to be learnt from asking about a pixel.
+
+Every entry of `ACQUISITIONS` is called as ``acquisition(clean, adversarial, random_map)`` and gives
+scores (B, H, W) float32 >= 0; the higher, the rather the pixel is asked. ``clean`` and
+``adversarial`` are probabilities (T, B, H, W) of T snapshots on the clean and on the attacked
+images, after the spatial vote. ``adversarial`` is None where no attack is made. All but
+``adversarial_shift`` then join the two rows to one ensemble of 2T members.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """An acquisition function, and what must be computed before it can be called.
+
+    Attributes:
+        score: the function, see the module's description.
+        needs_model: whether it looks at predictions; if not, they may be None.
+        needs_attack: whether it needs the predictions on attacked images.
+    """
+
+    score: Callable[[Tensor | None, Tensor | None, Tensor | None], Tensor]
+    needs_model: bool = True
+    needs_attack: bool = False
+
+    def __call__(
+        self,
+        clean: Tensor | None,
+        adversarial: Tensor | None = None,
+        random_map: Tensor | None = None,
+    ) -> Tensor:
+        """Return the scores (B, H, W), float32 >= 0.
+
+        Args:
+            clean: (T, B, H, W) in [0, 1].
+            adversarial: (T, B, H, W) in [0, 1], or None where no attack is made.
+            random_map: (B, H, W) in [0, 1), see `random_map`; only ``random`` reads it.
+
+        Raises:
+            UserError: the function needs an attack and there is none.
+            ValueError: another input that the function needs is None.
+        """
+        if self.needs_attack and adversarial is None:
+            raise UserError(
+                "this acquisition function compares clean with attacked images and there is no "
+                "attack: set --attack (for instance pgd), or another --acquisition"
+            )
+        if self.needs_model and clean is None:
+            raise ValueError("this acquisition function needs the model's predictions")
+        return self.score(clean, adversarial, random_map)
+
+
+def random_map(seeds: Sequence[int], height: int, width: int) -> Tensor:
+    """Draw (B, H, W) float32 uniform in [0, 1) on the CPU, each image's from its own seed."""
+    maps = torch.empty(len(seeds), height, width)
+    for row, seed in zip(maps, seeds, strict=True):
+        row.uniform_(generator=torch.Generator().manual_seed(seed))
+    return maps
+
+
+def binary_entropy(prob: Tensor) -> Tensor:
+    """Return ``-p log2 p - (1-p) log2 (1-p)`` in bits, in [0, 1] and exactly 0 at p = 0 and 1.
+
+    ``prob`` is of any shape; values that rounding has put outside [0, 1] are clamped.
+    """
+    prob = prob.clamp(0.0, 1.0)
+    nats = torch.special.xlogy(prob, prob) + torch.special.xlogy(1 - prob, 1 - prob)
+    return (-nats / math.log(2)).clamp(0.0, 1.0)
+
+
+def _shift(clean: Tensor, adversarial: Tensor, _: Tensor | None) -> Tensor:
+    """``|mean clean - mean adversarial|`` over snapshots, in [0, 1] (ASTE-AL's uncertainty map)."""
+    return (clean.float().mean(0) - adversarial.float().mean(0)).abs()
+
+
+def _bald(ensemble: Tensor) -> Tensor:
+    """Mutual information of label and snapshot, in bits: H(mean p) - mean H(p).
+
+    Houlsby et al., "Bayesian Active Learning for Classification and Preference Learning", 2011.
+    """
+    return (binary_entropy(ensemble.mean(0)) - binary_entropy(ensemble).mean(0)).clamp_min(0.0)
+
+
+def _variance(ensemble: Tensor) -> Tensor:
+    """Variance of p over the ensemble's members (dividing by their number), in [0, 1/4]."""
+    return ensemble.var(0, correction=0)
+
+
+def _entropy(ensemble: Tensor) -> Tensor:
+    """Entropy of the mean prediction, in bits."""
+    return binary_entropy(ensemble.mean(0))
+
+
+def _margin(ensemble: Tensor) -> Tensor:
+    """``1 - |2p - 1|`` of the mean prediction: 1 where both classes are equally likely."""
+    return (1 - (2 * ensemble.mean(0) - 1).abs()).clamp_min(0.0)
+
+
+def _random(_clean: Tensor | None, _adversarial: Tensor | None, chance: Tensor | None) -> Tensor:
+    """Return the random map itself."""
+    if chance is None:
+        raise ValueError("random acquisition needs a random map")
+    return chance.float()
+
+
+def _joined(score: Callable[[Tensor], Tensor]) -> Acquisition:
+    """Make an acquisition of a function of one ensemble (S, B, H, W)."""
+
+    def of_rows(clean: Tensor, adversarial: Tensor | None, _: Tensor | None) -> Tensor:
+        rows = clean if adversarial is None else torch.cat([clean, adversarial])
+        return score(rows.float())
+
+    return Acquisition(of_rows)
+
+
+# With two classes margin is twice the least confidence, and entropy ranks pixels as they do; its
+# values differ, which matters to the diversity rules that weigh candidates by their score.
+ACQUISITIONS: dict[str, Acquisition] = {
+    "adversarial_shift": Acquisition(_shift, needs_attack=True),
+    "bald": _joined(_bald),
+    "variance": _joined(_variance),
+    "entropy": _joined(_entropy),
+    "least_confidence": _joined(_margin),
+    "margin": _joined(_margin),
+    "random": Acquisition(_random, needs_model=False),
+}
