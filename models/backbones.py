@@ -10,15 +10,17 @@ import http.client
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models as tv
-from torchvision.models import vgg
 
 from utils.errors import UserError
 from utils.registry import look_up
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "backbone.", "encoder.")
@@ -83,7 +85,7 @@ class ResNetEncoder(Encoder):
 
     strides = (2, 4, 8, 16, 32)
 
-    def __init__(self, resnet: tv.ResNet, expansion: int) -> None:
+    def __init__(self, resnet: ResNet, expansion: int) -> None:
         super().__init__()
         self.channels = (64, *(width * expansion for width in (64, 128, 256, 512)))
         self.conv1, self.bn1, self.relu = resnet.conv1, resnet.bn1, resnet.relu
@@ -101,8 +103,16 @@ class ResNetEncoder(Encoder):
         return maps
 
 
+def _torchvision() -> ModuleType:
+    """Return torchvision.models, imported on demand: it takes as long as torch itself."""
+    from torchvision import models
+
+    return models
+
+
 def _vgg16(batch_norm: bool) -> Encoder:
-    # Not tv.vgg16(): its classifier, which we would throw away, is 120 of its 138 million weights.
+    vgg = _torchvision().vgg
+    # Not vgg.vgg16(): its classifier, which we would throw away, is 120 of its 138 million weights.
     features = vgg.make_layers(vgg.cfgs["D"], batch_norm=batch_norm)
     for module in features:
         if isinstance(module, nn.Conv2d):
@@ -123,24 +133,26 @@ def _vgg16(batch_norm: bool) -> Encoder:
 
 def _mobilenet_v2() -> Encoder:
     taps = {1: (16, 2), 3: (24, 4), 6: (32, 8), 13: (96, 16), 18: (1280, 32)}
-    return SequentialEncoder(tv.mobilenet_v2(weights=None).features, taps)
+    return SequentialEncoder(_torchvision().mobilenet_v2(weights=None).features, taps)
 
 
 def _convnext_tiny() -> Encoder:
     taps = {1: (96, 4), 3: (192, 8), 5: (384, 16), 7: (768, 32)}
-    return SequentialEncoder(tv.convnext_tiny(weights=None).features, taps)
+    return SequentialEncoder(_torchvision().convnext_tiny(weights=None).features, taps)
 
 
 def _swin_v2_t() -> Encoder:
     taps = {1: (96, 4), 3: (192, 8), 5: (384, 16), 7: (768, 32)}
-    return SequentialEncoder(tv.swin_v2_t(weights=None).features, taps, channels_last=True)
+    return SequentialEncoder(
+        _torchvision().swin_v2_t(weights=None).features, taps, channels_last=True
+    )
 
 
 BACKBONES: dict[str, Callable[[], Encoder]] = {
     "vgg16": lambda: _vgg16(batch_norm=False),
     "vgg16_bn": lambda: _vgg16(batch_norm=True),
-    "resnet18": lambda: ResNetEncoder(tv.resnet18(weights=None), expansion=1),
-    "resnet50": lambda: ResNetEncoder(tv.resnet50(weights=None), expansion=4),
+    "resnet18": lambda: ResNetEncoder(_torchvision().resnet18(weights=None), expansion=1),
+    "resnet50": lambda: ResNetEncoder(_torchvision().resnet50(weights=None), expansion=4),
     "mobilenet_v2": _mobilenet_v2,
     "convnext_tiny": _convnext_tiny,
     "swin_v2_t": _swin_v2_t,
@@ -196,7 +208,7 @@ def load_weights(encoder: Encoder, source: str | os.PathLike[str], backbone: str
 
 
 def _download(backbone: str) -> dict[str, Tensor]:
-    weights = tv.get_model_weights(backbone).DEFAULT
+    weights = _torchvision().get_model_weights(backbone).DEFAULT
     remedy = (
         "fetch that file elsewhere and pass --backbone_weights FILE, "
         "or train from scratch with --backbone_weights none"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,11 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = ("model", "config")) -> 
         raise UserError(f"{path}: no such checkpoint") from None
     except IsADirectoryError:
         raise UserError(f"{path}: a folder, not a checkpoint: name a .pth file in it") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:
+        # A damaged pickle makes the reader raise nearly anything (IndexError, AssertionError,
+        # TypeError, ...), and each means the same to the user.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise UserError(
             f"{path}: damaged or not a checkpoint ({reason}): delete it and run the stage again"
@@ -66,6 +69,8 @@ def load_weights_into(model: torch.nn.Module, state: dict[str, Any], path: Path)
         UserError: the weights are of another architecture; names the first key that differs.
     """
     mine, theirs = model.state_dict(), state["model"]
+    if not isinstance(theirs, dict) or not all(map(torch.is_tensor, theirs.values())):
+        raise _other_architecture(path, state, "its model is no dictionary of tensors")
     for key in mine:
         if key not in theirs:
             raise _other_architecture(path, state, f"{key} is missing")
@@ -79,7 +84,8 @@ def load_weights_into(model: torch.nn.Module, state: dict[str, Any], path: Path)
 
 
 def _other_architecture(path: Path, state: dict[str, Any], what: str) -> UserError:
-    made = state.get("config", {}).get("backbone", "unknown")
+    config = state.get("config")
+    made = config.get("backbone", "unknown") if isinstance(config, dict) else "unknown"
     return UserError(
         f"{path}: a checkpoint of another architecture ({what}; its backbone is {made}): use the "
         "settings it was trained with"

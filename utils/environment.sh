@@ -1,17 +1,17 @@
 # Sourced by gco.sh and tests/run.sh: sets PYTHON to an interpreter that has what is needed.
 #
-# use_environment <requirements file>
+# use_environment <requirements file> <what it is for>
 #   GCO_PYTHON, when set, is taken as it is (a conda or module environment, say). Otherwise .venv in
 #   the repository is made on first use, and brought up to date when a requirements file changes.
 
 use_environment() {
-    local requirements="$1" venv="$ROOT/.venv" stamp wanted base
+    local requirements="$1" purpose="$2" venv="$ROOT/.venv" stamp wanted base
     if [ -n "${GCO_PYTHON:-}" ]; then
         PYTHON="$GCO_PYTHON"
         return
     fi
     PYTHON="$venv/bin/python"
-    stamp="$venv/.installed-$(basename "$(dirname "$requirements")")"
+    stamp="$venv/.installed-$purpose"
     wanted="$(cat "$ROOT/requirements.txt" "$requirements" | cksum)"
     if [ -x "$PYTHON" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return

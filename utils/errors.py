@@ -16,6 +16,8 @@ _DISK_REMEDIES = {
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
     errno.EACCES: "no permission: change the owner or the permissions, or choose another folder",
     errno.EPERM: "no permission: change the owner or the permissions, or choose another folder",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it away",
+    errno.EEXIST: "a file stands where a folder is needed: move it away",
     errno.EROFS: "the file system is read-only: choose another folder",
 }
 
@@ -31,7 +33,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def disk_error(error: OSError) -> UserError | None:
-    """Return the `UserError` for a full disk or a missing permission, None for other faults."""
+    """Return the `UserError` for a fault of the disk the user can mend, None for others."""
     remedy = _DISK_REMEDIES.get(error.errno or 0)
     if remedy is None:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,39 +18,28 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The parent folder is made. The content is flushed to the disk before the rename, so a crash
     leaves the old file or the new one, never a part. When the block fails, nothing is left behind.
+    The block must make the file anew; two processes must not write the same one at a time.
 
     Raises:
         UserError: the disk is full, read-only, or may not be written.
     """
     path = Path(path)
-    temporary = None
+    # One name for one file: what a killed process leaves is overwritten by the next.
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
-        )
-        os.close(handle)
-        temporary = Path(name)
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         told = disk_error(error)
         if told is None:
             raise
         raise UserError(f"cannot write {path}: {str(told).split(': ', 1)[-1]}") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

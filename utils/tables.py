@@ -26,12 +26,12 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
     Raises:
         UserError: the file is missing, is not UTF-8, lacks one of ``columns``, or has a line with
-            too few or too many values (named by its number).
+            too few or too many values, an empty one included (named by its number).
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            header = reader.fieldnames or []
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
             missing = [column for column in columns if column not in header]
             if missing:
                 raise UserError(
@@ -39,18 +39,22 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
                     f"{','.join(columns)}"
                 )
             rows = []
-            for row in reader:
-                if None in row or None in row.values():
+            for values in reader:
+                if len(values) != len(header):
                     raise UserError(
                         f"{path}, line {reader.line_num}: {len(header)} values are needed: mend "
                         "the line or delete the file"
                     )
-                rows.append(row)
+                rows.append(dict(zip(header, values, strict=True)))
             return rows
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: run the stage that makes it first") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as CSV ({error}): mend or delete it") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error}): save it as UTF-8 or delete it") from None
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {reader.line_num}: not readable as CSV ({error}): mend or delete it"
+        ) from None
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,0 +1,85 @@
+"""A set's images at the network's size, decoded once when they fit into memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from datasets.augment import resize
+from datasets.images import image_size, read_image, read_mask
+from datasets.index import Sample
+
+
+class ResizedImages:
+    """Images of a set as uint8 RGB (size, size, 3), by index.
+
+    When the whole set fits into ``cache_mb`` it is decoded once, by several threads, into memory
+    that loader processes share; a larger set is decoded at each access.
+    """
+
+    def __init__(self, samples: Sequence[Sample], size: int, cache_mb: int, what: str) -> None:
+        self.samples = samples
+        self.size = size
+        shape = (len(samples), size, size, 3)
+        self.cache = _decode_all(self.decode, shape, cache_mb, f"decoding {what} images")
+
+    def decode(self, index: int) -> np.ndarray:
+        """Read one image from disk."""
+        return resize(read_image(self.samples[index].image), self.size)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.decode(index) if self.cache is None else self.cache[index].numpy()
+
+    def batch(self, indices: Sequence[int]) -> torch.Tensor:
+        """Return images as uint8 (B, 3, size, size)."""
+        stack = np.stack([self[index] for index in indices])
+        return torch.from_numpy(stack).permute(0, 3, 1, 2)
+
+
+class ResizedMasks:
+    """Masks of a set as uint8 (size, size): the share of foreground in each pixel, 0 to 255."""
+
+    def __init__(self, samples: Sequence[Sample], size: int, cache_mb: int, what: str) -> None:
+        self.samples = samples
+        self.size = size
+        shape = (len(samples), size, size)
+        self.cache = _decode_all(self.decode, shape, cache_mb, f"decoding {what} masks")
+
+    def decode(self, index: int) -> np.ndarray:
+        """Read one mask from disk."""
+        return resize(read_mask(self.samples[index].mask).astype(np.uint8) * 255, self.size)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.decode(index) if self.cache is None else self.cache[index].numpy()
+
+
+def native_sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Return each image's own (width, height)."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda sample: image_size(sample.image), samples))
+
+
+def _decode_all(
+    decode: Callable[[int], np.ndarray], shape: tuple[int, ...], cache_mb: int, what: str
+) -> torch.Tensor | None:
+    if np.prod(shape, dtype=np.int64) > cache_mb * 2**20:
+        return None
+    cache = torch.empty(shape, dtype=torch.uint8).share_memory_()
+    target = cache.numpy()
+
+    def fill(index: int) -> None:
+        target[index] = decode(index)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        work = pool.map(fill, range(shape[0]))
+        for _ in tqdm(work, total=shape[0], desc=what, unit="image", leave=False):
+            pass
+    return cache

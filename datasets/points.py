@@ -1,0 +1,136 @@
+"""Point labels: where they are kept, and how they become supervision.
+
+A points file is a CSV with the columns ``image,x,y,label,round``, one answer a line. ``image`` is
+the path of the picture below ``images/<SET>/``; ``x`` and ``y`` are whole pixels of the picture in
+its own size (after its EXIF rotation), the top left one being (0, 0); ``label`` is 1 for
+foreground and 0 for background. A file holds the answers of one round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.images import image_size
+from datasets.index import Sample
+from utils.errors import UserError, closest
+from utils.tables import read_rows, write_rows
+
+COLUMNS = ("image", "x", "y", "label", "round")
+
+
+class Point(NamedTuple):
+    """One answer: the label (1 foreground, 0 background) of pixel (x, y) of an image."""
+
+    image: str
+    x: int
+    y: int
+    label: int
+    round: int
+
+
+def write_points(path: Path, points: Iterable[Point]) -> None:
+    """Write a points file, whole or not at all."""
+    write_rows(path, COLUMNS, (point._asdict() for point in points))
+
+
+def read_points(path: Path) -> list[Point]:
+    """Read a points file.
+
+    Raises:
+        UserError: missing or unreadable file, a value that is no whole number, a label other than
+            0 and 1, the same pixel twice; names the file and the line.
+    """
+    points: list[Point] = []
+    seen: set[tuple[str, int, int]] = set()
+    for line, row in enumerate(read_rows(path, COLUMNS), start=2):
+        try:
+            x, y, label, round_index = (int(row[column]) for column in COLUMNS[1:])
+        except ValueError:
+            raise UserError(f"{path}, line {line}: x, y, label, round must be integers") from None
+        if label not in (0, 1):
+            raise UserError(f"{path}, line {line}: label {label}: must be 1 or 0")
+        if (row["image"], x, y) in seen:
+            raise UserError(f"{path}, line {line}: pixel ({x}, {y}) is answered twice: keep one")
+        seen.add((row["image"], x, y))
+        points.append(Point(row["image"], x, y, label, round_index))
+    return points
+
+
+def check_points(points: Iterable[Point], samples: Iterable[Sample], path: Path) -> None:
+    """Check that every point lies in an image of the set.
+
+    Args:
+        points: all points of ``path``, in the order of its lines.
+        samples: images of the set.
+        path: the points file.
+
+    Raises:
+        UserError: an unknown image, or a point outside its image; names the file and the line.
+    """
+    known = {sample.name: sample for sample in samples}
+    sizes: dict[str, tuple[int, int]] = {}
+    for line, point in enumerate(points, start=2):
+        if point.image not in known:
+            raise UserError(
+                f"{path}, line {line}: image '{point.image}' is not among the {len(known)} images "
+                f"of this split{closest(point.image, known)}"
+            )
+        if point.image not in sizes:
+            sizes[point.image] = image_size(known[point.image].image)
+        width, height = sizes[point.image]
+        if not (0 <= point.x < width and 0 <= point.y < height):
+            raise UserError(
+                f"{path}, line {line}: point ({point.x}, {point.y}) lies outside {point.image} "
+                f"({width} x {height} pixels): mend or delete the line"
+            )
+
+
+def by_image(points: Iterable[Point], names: Iterable[str]) -> list[np.ndarray]:
+    """Return the points of each named image as an int64 array (K, 3) of x, y, label."""
+    found: dict[str, list[tuple[int, int, int]]] = {name: [] for name in names}
+    for point in points:
+        if point.image in found:
+            found[point.image].append((point.x, point.y, point.label))
+    return [np.array(rows, np.int64).reshape(-1, 3) for rows in found.values()]
+
+
+def count_labels(points: np.ndarray, pixels: np.ndarray, size: int) -> np.ndarray:
+    """Count the answers at each pixel of the network's grid.
+
+    Args:
+        points: int array (K, 3) of x, y, label; only the label is used here.
+        pixels: float array (K, 2), the points' x and y on the grid (pixel centres are whole).
+        size: side of the grid.
+
+    Returns:
+        uint8 array (2, size, size): answers background (0) and foreground (1) at each pixel. Two
+        answers that fall on one pixel both count; those outside the grid (cropped away) do not.
+    """
+    labels = np.zeros((2, size, size), np.uint8)
+    nearest = np.floor(pixels + 0.5).astype(np.int64)
+    inside = ((nearest >= 0) & (nearest < size)).all(axis=1)
+    x, y = nearest[inside].T
+    np.add.at(labels, (points[inside, 2], y, x), 1)
+    return labels
+
+
+def label_statistics(
+    points: Iterable[Point], labelled_pixels: Mapping[str, tuple[int, int]]
+) -> dict[str, float]:
+    """Return points an image and the percentage of labelled pixels.
+
+    Args:
+        points: all answers.
+        labelled_pixels: for each image of the split, (labelled pixels, all pixels).
+    """
+    images = max(len(labelled_pixels), 1)
+    labelled = sum(pair[0] for pair in labelled_pixels.values())
+    pixels = max(sum(pair[1] for pair in labelled_pixels.values()), 1)
+    return {
+        "points": sum(1 for _ in points) / images,
+        "labelled_percent": 100.0 * labelled / pixels,
+    }

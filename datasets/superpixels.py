@@ -1,0 +1,107 @@
+"""Superpixels, and the spreading of an answer over its superpixel.
+
+SLIC with adaptive compactness (SLICO; Achanta et al., PAMI 2012) from OpenCV's contrib modules.
+Its region side follows from the wanted count and the picture's area, so that portrait and
+landscape pictures get alike numbers of regions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datasets.images import image_size, read_image
+from datasets.index import Sample
+from utils.errors import UserError
+from utils.files import atomic_path
+
+SMALLEST_SIDE = 8
+ITERATIONS = 10
+UNLABELLED = 128
+"""Value of an unlabelled pixel in a label map (0 background, 255 foreground)."""
+
+
+def superpixels(image: np.ndarray, count: int) -> np.ndarray:
+    """Cut an image into about ``count`` connected regions of like colour.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        count: wanted number of regions.
+
+    Returns:
+        int32 (H, W) region of each pixel, numbered from 0 without gaps. A picture too small to cut
+        (a side below 8 pixels, or fewer than 16 pixels a region) is given a region a pixel.
+    """
+    height, width = image.shape[:2]
+    side = round((height * width / count) ** 0.5)
+    if min(height, width) < SMALLEST_SIDE or side < 4:
+        return np.arange(height * width, dtype=np.int32).reshape(height, width)
+    lab = cv2.cvtColor(cv2.GaussianBlur(image, (3, 3), 0), cv2.COLOR_RGB2LAB)
+    slic = cv2.ximgproc.createSuperpixelSLIC(lab, cv2.ximgproc.SLICO, side)
+    slic.iterate(ITERATIONS)
+    slic.enforceLabelConnectivity(25)
+    return np.unique(slic.getLabels(), return_inverse=True)[1].reshape(height, width).astype("i4")
+
+
+class SuperpixelCache:
+    """Superpixels of a set's images, made once and kept as 16-bit PNG files."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder = folder
+        self.count = count
+
+    def __call__(self, sample: Sample) -> np.ndarray:
+        """Return the int32 (H, W) regions of a sample's image, from disk when they are there."""
+        path = self.folder / str(self.count) / f"{sample.name}.png"
+        width, height = image_size(sample.image)
+        regions = _read_png(path, cv2.IMREAD_UNCHANGED)
+        if regions is not None and regions.dtype == np.uint16 and regions.shape == (height, width):
+            return regions.astype(np.int32)
+        regions = superpixels(read_image(sample.image), self.count)
+        if regions.max() < 2**16:
+            with atomic_path(path) as temporary:
+                cv2.imencode(".png", regions.astype(np.uint16))[1].tofile(temporary)
+        return regions
+
+
+def spread(points: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Spread each answer over its superpixel.
+
+    Args:
+        points: int array (K, 3) of x, y, label in the image's own pixels.
+        regions: int (H, W).
+
+    Returns:
+        uint8 (H, W) label map: 255 foreground, 0 background, 128 unlabelled. A region whose points
+        disagree stays unlabelled, but for the asked pixels themselves.
+    """
+    total = int(regions.max()) + 1
+    votes = np.zeros((2, total), np.int64)
+    x, y, label = points.T
+    np.add.at(votes, (label, regions[y, x]), 1)
+    of_region = np.full(total, UNLABELLED, np.uint8)
+    of_region[(votes[1] > 0) & (votes[0] == 0)] = 255
+    of_region[(votes[0] > 0) & (votes[1] == 0)] = 0
+    label_map = of_region[regions]
+    label_map[y, x] = label * 255
+    return label_map
+
+
+def read_label_map(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Read a stored label map (255 foreground, 0 background, 128 unlabelled).
+
+    Raises:
+        UserError: it is missing, unreadable, or not of ``shape`` (height, width).
+    """
+    label_map = _read_png(path, cv2.IMREAD_GRAYSCALE)
+    if label_map is None or label_map.shape != shape:
+        raise UserError(f"{path}: missing or damaged label map: delete its round and run it again")
+    return label_map
+
+
+def _read_png(path: Path, how: int) -> np.ndarray | None:
+    """Return a PNG's pixels, None where it is missing or damaged (OpenCV checks its sums)."""
+    raw = np.fromfile(path, np.uint8) if path.exists() else np.zeros(0, np.uint8)
+    return cv2.imdecode(raw, how) if raw.size else None

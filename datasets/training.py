@@ -1,0 +1,168 @@
+"""What a training reads: images with the labels that stand at their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datasets.augment import (
+    NONE,
+    Augmentation,
+    change_colours,
+    move,
+    random_map,
+    resize_map,
+    warp,
+)
+from datasets.cache import ResizedImages, ResizedMasks
+from datasets.points import count_labels
+from datasets.superpixels import UNLABELLED
+from utils.seeding import generator_for
+
+
+class Labels(Protocol):
+    """Where labels come from: masks, points, or points with label maps."""
+
+    def at(self, index: int, affine: np.ndarray) -> np.ndarray:
+        """Return uint8 (2, size, size): background (0) and foreground (1) labels at each pixel.
+
+        Args:
+            index: image of the set.
+            affine: the augmentation's map (3, 3) of the size x size grid.
+        """
+
+
+class MaskLabels:
+    """Dense masks: every pixel is labelled once."""
+
+    def __init__(self, masks: ResizedMasks) -> None:
+        self.masks = masks
+
+    def at(self, index: int, affine: np.ndarray) -> np.ndarray:
+        """See `Labels.at`."""
+        foreground = warp(self.masks[index], affine) >= 128
+        return np.stack([~foreground, foreground]).astype(np.uint8)
+
+
+class PointLabels:
+    """Points, and optionally the label maps that spread them over their superpixels."""
+
+    def __init__(
+        self,
+        points: Sequence[np.ndarray],
+        sizes: Sequence[tuple[int, int]],
+        size: int,
+        label_maps: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        """Keep the points (K, 3) of x, y, label and own (width, height) of each image.
+
+        Label maps are uint8 at the images' own size: 255 foreground, 0 background, 128 unlabelled.
+        """
+        self.points = points
+        self.sizes = sizes
+        self.size = size
+        # A label map covers areas, so it may be sampled at the grid's pixel centres; the points
+        # themselves are never resized, but counted on top of it.
+        self.maps = None
+        if label_maps is not None:
+            self.maps = [sample_grid(label_map, size) for label_map in label_maps]
+
+    def at(self, index: int, affine: np.ndarray) -> np.ndarray:
+        """See `Labels.at`."""
+        points = self.points[index]
+        width, height = self.sizes[index]
+        pixels = move(points[:, :2], affine @ resize_map(width, height, self.size))
+        labels = count_labels(points, pixels, self.size)
+        if self.maps is not None:
+            spread = warp(self.maps[index], affine, nearest=True)
+            free = labels.sum(axis=0) == 0
+            labels[1] += free & (spread > UNLABELLED)
+            labels[0] += free & (spread < UNLABELLED)
+        return labels
+
+
+def sample_grid(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Take the pixel (H, W) that lies under the centre of each cell of the size x size grid."""
+    height, width = pixels.shape[:2]
+    centres = np.arange(size) + 0.5
+    rows = np.minimum((centres * height / size).astype(np.int64), height - 1)
+    columns = np.minimum((centres * width / size).astype(np.int64), width - 1)
+    return pixels[rows[:, None], columns[None, :]]
+
+
+class Batch(NamedTuple):
+    """Images uint8 (B, 3, size, size), labels uint8 (B, 2, size, size), indices int64 (B,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+
+class TrainingSet(Dataset):
+    """Augmented images with their labels; keyed by (epoch, index), and fixed by them alone."""
+
+    def __init__(
+        self, images: ResizedImages, labels: Labels, augmentation: Augmentation, seed: int
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        epoch, index = key
+        rng = generator_for(self.seed, "augmentation", epoch, index)
+        image, affine = self.images[index], np.eye(3)
+        if self.augmentation != NONE:
+            affine = random_map(self.augmentation, self.images.size, rng)
+            image = change_colours(warp(image, affine), self.augmentation, rng)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        return pixels, torch.from_numpy(self.labels.at(index, affine)), index
+
+
+class EpochSampler(Sampler):
+    """Batches of (epoch, index) keys in an order fixed by seed and epoch."""
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        self.length = length
+        self.batch_size = min(batch_size, length)
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.length // self.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = generator_for(self.seed, "order", self.epoch).permutation(self.length)
+        # The images of an incomplete last batch are left to other epochs, whose orders differ.
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            yield [(self.epoch, int(index)) for index in chosen]
+
+
+def make_loader(
+    dataset: TrainingSet, batch_size: int, seed: int, workers: int, pin_memory: bool
+) -> tuple[DataLoader, EpochSampler]:
+    """Return the loader of `Batch` and its sampler, whose ``epoch`` is set before each epoch."""
+    sampler = EpochSampler(len(dataset), batch_size, seed)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        collate_fn=_collate,
+    )
+    return loader, sampler
+
+
+def _collate(items: list[tuple[torch.Tensor, torch.Tensor, int]]) -> Batch:
+    images, labels, indices = zip(*items, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(indices))

@@ -1,0 +1,152 @@
+"""Pictures of a trial: the sheet of a round, and the curve of score against points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.files import atomic_path
+from utils.run_folder import VALIDATION
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FOREGROUND, BACKGROUND, CANDIDATE = "#ffb000", "#3b6fd4", "#ffffff"
+"""Colours of answers and candidates; told apart by colour-blind readers too."""
+
+SHEET_COLUMNS = (
+    "image",
+    "mask",
+    "prediction",
+    "attacked prediction",
+    "uncertainty",
+    "candidates",
+    "answers (new: large)",
+    "spread over superpixels",
+)
+CURVE_METRICS = ("maxF", "S", "MAE")
+
+
+def _figure(columns: int, rows: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes, made without a display and without global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, metadata={"Software": None})
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """What a round saw and asked in one image of (H, W) pixels.
+
+    Attributes:
+        image: uint8 (H, W, 3).
+        mask: bool (H, W), or None where there is none.
+        clean: float (S, S), predicted saliency on the network's grid.
+        attacked: float (S, S), the same on the attacked image.
+        scores: float (S, S), uncertainty.
+        candidates: int (N, 2) of x, y.
+        known: int (K, 3) of x, y, label: the answers of earlier rounds.
+        new: int (M, 3) of x, y, label: the answers of this round.
+        labels: uint8 (H, W), all answers spread over their superpixels: 255 foreground,
+            0 background, 128 unlabelled.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    clean: np.ndarray
+    attacked: np.ndarray
+    scores: np.ndarray
+    candidates: np.ndarray
+    known: np.ndarray
+    new: np.ndarray
+    labels: np.ndarray
+
+
+def draw_sheet(rows: Sequence[SheetRow], path: Path) -> None:
+    """Draw what a round looked at and what it asked, one image a row, as a PNG."""
+    figure, axes = _figure(len(SHEET_COLUMNS), len(rows), 1.9, 1.7)
+    for row, line in zip(rows, axes, strict=True):
+        _draw_row(line, row)
+    for axis, title in zip(axes[0], SHEET_COLUMNS, strict=True):
+        axis.set_title(title, fontsize=8)
+    _save(figure, path)
+
+
+def _draw_row(axes: Sequence[Axes], row: SheetRow) -> None:
+    height, width = row.image.shape[:2]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    pale = (row.image.astype(np.float32) * 0.5 + 127).astype(np.uint8)
+    for axis in axes:
+        axis.set_axis_off()
+    axes[0].imshow(row.image)
+    if row.mask is not None:
+        axes[1].imshow(row.mask, cmap="gray", vmin=0, vmax=1)
+    axes[2].imshow(row.clean, cmap="gray", vmin=0, vmax=1, extent=extent)
+    axes[3].imshow(row.attacked, cmap="gray", vmin=0, vmax=1, extent=extent)
+    axes[4].imshow(row.scores, cmap="magma", extent=extent)
+    axes[5].imshow(row.image // 3)
+    axes[5].scatter(*row.candidates.T, s=2, c=CANDIDATE, linewidths=0)
+    axes[6].imshow(pale)
+    for found, size in ((row.known, 5), (row.new, 16)):
+        colours = np.where(found[:, 2] == 1, FOREGROUND, BACKGROUND)
+        axes[6].scatter(
+            found[:, 0], found[:, 1], s=size, c=colours, edgecolors="black", linewidths=0.4
+        )
+    tinted = pale.copy()
+    for value, colour in ((255, FOREGROUND), (0, BACKGROUND)):
+        tinted[row.labels == value] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    axes[7].imshow(tinted)
+
+
+def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the mean score over the test sets against points an image.
+
+    Args:
+        rows: rows of ``scores.csv`` (text or numbers).
+        path: PNG to write.
+    """
+    rows = [row for row in rows if row["set"] != VALIDATION]
+    if not rows:
+        return
+    figure, axes = _figure(len(CURVE_METRICS), 1, 3.6, 3.0)
+    for axis, metric in zip(axes[0], CURVE_METRICS, strict=True):
+        for arm, style in (("points", "o-"), ("random", "s:")):
+            line = _mean_by(rows, arm, metric, "points")
+            # The random arm starts from the same first round as the points.
+            if arm == "random" and line:
+                line = dict([*list(_mean_by(rows, "points", metric, "points").items())[:1]]) | line
+            if line:
+                label = "asked points" if arm == "points" else "random points"
+                axis.plot(list(line), list(line.values()), style, label=label, markersize=4)
+        for value in _mean_by(rows, "dense", metric, "arm").values():
+            axis.axhline(value, color="black", linestyle="--", linewidth=1, label="dense masks")
+        axis.set_xlabel("points an image")
+        axis.set_ylabel(metric + (" (lower is better)" if metric == "MAE" else ""))
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=7)
+    _save(figure, path)
+
+
+def _mean_by(
+    rows: Sequence[Mapping[str, Any]], arm: str, metric: str, key: str
+) -> dict[Any, float]:
+    """Return ``{value of key: mean of the metric over sets}`` of one arm, in order of key."""
+    found: dict[Any, list[float]] = {}
+    for row in rows:
+        if row["arm"] == arm and row[metric] != "":
+            value = float(row[key]) if key == "points" else row[key]
+            found.setdefault(value, []).append(float(row[metric]))
+    return {value: float(np.mean(found[value])) for value in sorted(found)}
