@@ -1,0 +1,38 @@
+"""Ask one round of questions: ``python -m active_learning --trial T --round 3``.
+
+Round 0 asks about random pixels, of the training images and of the validation images. A later
+round asks where the snapshots of the round before are uncertain (or at random: ``--arm random``).
+A round that has been asked is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import config as settings
+from active_learning.query import ask_round
+from datasets.check import require_usable
+from utils.errors import UserError, run_script
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Ask the round that the command line names; see the module's text."""
+
+    def extend(parser: Any) -> None:
+        parser.add_argument("--arm", choices=("points", "random"), default="points", help="arm")
+        parser.add_argument("--round", type=int, default=0, help="0 is the first, random one")
+
+    config, args = settings.parse(argv, __doc__, extend)
+    settings.check_names(config)
+    if not 0 <= args.round < config.rounds:
+        raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
+    settings.save(config)
+    if args.round == 0:
+        require_usable(config.data_root, config.trainset, "", train_masks=False, test_masks=False)
+    print(f"{ask_round(config, args.arm, args.round)}: answered")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

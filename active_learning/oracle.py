@@ -1,0 +1,100 @@
+"""The oracle: the only part of active learning that may open a mask.
+
+It answers for one pixel at a time and writes every question into a ledger, so that anyone can
+count what a label budget bought. What it is not asked about, it does not tell.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from datasets.images import image_size, read_mask, write_png
+from datasets.index import Sample
+from datasets.points import Point, read_points, write_points
+from datasets.superpixels import UNLABELLED
+from utils.errors import UserError
+
+
+class Oracle(Protocol):
+    """Anyone who can label pixels: a simulation that reads masks, or a person."""
+
+    def ask(self, sample: Sample, pixels: np.ndarray, round_index: int) -> list[Point]:
+        """Return the labels of the asked pixels, (K, 2) of x and y in the image's own pixels."""
+
+    def save(self) -> None:
+        """Put the ledger on disk."""
+
+
+class MaskOracle:
+    """Answers from masks, as a careful person would.
+
+    The ledger has the form of a points file, in the order of the questions. A pixel that stands
+    in it is answered from it, and not counted again: a round that was interrupted and begun anew
+    costs nothing twice.
+    """
+
+    def __init__(self, ledger: Path) -> None:
+        self.path = ledger
+        answered = read_points(ledger) if ledger.exists() else []
+        self.ledger = {(point.image, point.x, point.y): point for point in answered}
+
+    def ask(self, sample: Sample, pixels: np.ndarray, round_index: int) -> list[Point]:
+        """See `Oracle.ask`.
+
+        Raises:
+            UserError: the mask is missing, unreadable, or of another size than its image.
+        """
+        keys = [(sample.name, int(x), int(y)) for x, y in pixels]
+        new = [key for key in keys if key not in self.ledger]
+        if new:
+            mask = _mask_of(sample, image_size(sample.image))
+            for key in new:
+                _, x, y = key
+                self.ledger[key] = Point(*key, int(mask[y, x]), round_index)
+        return [self.ledger[key]._replace(round=round_index) for key in keys]
+
+    def save(self) -> None:
+        """Write the ledger, whole or not at all."""
+        write_points(self.path, self.ledger.values())
+
+
+def leak_regions(
+    sample: Sample, points: np.ndarray, regions: np.ndarray, folder: Path
+) -> np.ndarray:
+    """Label every pixel of the asked superpixels with the true mask, and store the label map.
+
+    This is the protocol of the published code (label mode ``region_mask``). It leaks the mask, far
+    more than ten answers, and is here only to compare with published numbers.
+
+    Args:
+        sample: the image.
+        points: int (K, 3) of x, y, label: all its points so far.
+        regions: int (H, W) superpixels.
+        folder: where the map is stored, as ``<image>.png``.
+
+    Returns:
+        uint8 (H, W): 255 foreground, 0 background, 128 unlabelled.
+
+    Raises:
+        UserError: the mask is missing, unreadable, or of another size than its image.
+    """
+    mask = _mask_of(sample, (regions.shape[1], regions.shape[0]))
+    asked = np.isin(regions, regions[points[:, 1], points[:, 0]])
+    label_map = np.where(asked, mask.astype(np.uint8) * 255, np.uint8(UNLABELLED))
+    write_png(folder / f"{sample.name}.png", label_map)
+    return label_map
+
+
+def _mask_of(sample: Sample, size: tuple[int, int]) -> np.ndarray:
+    """Return the mask, bool (H, W), of an image of ``size`` (width, height)."""
+    mask = read_mask(sample.mask)
+    height, width = mask.shape
+    if (width, height) != size:
+        raise UserError(
+            f"{sample.mask}: {width} x {height} pixels, but {sample.image} has {size[0]} x "
+            f"{size[1]}: make them of one size"
+        )
+    return mask

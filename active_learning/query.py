@@ -1,0 +1,266 @@
+"""One round of questions: look at every image of the pool, choose its pixels, ask the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from active_learning.attacks import ATTACKS, AttackSettings, frozen, image_noise
+from active_learning.diversity import DIVERSITY
+from active_learning.ensembles import neighbour_vote, predict_snapshots
+from active_learning.oracle import MaskOracle, Oracle, leak_regions
+from active_learning.selection import (
+    Candidates,
+    Choice,
+    Grid,
+    choose_pixels,
+    random_pixels,
+    to_grid,
+)
+from active_learning.uncertainty import ACQUISITIONS, random_map
+from config import Config
+from datasets.cache import ResizedImages, native_sizes
+from datasets.index import Sample, list_sets, split_train_validation
+from datasets.points import Point, by_image, check_points, read_points, write_points
+from datasets.superpixels import SuperpixelCache
+from models.stored import load_model
+from utils.device import Machine, choose_machine
+from utils.errors import UserError
+from utils.files import atomic_path
+from utils.registry import look_up
+from utils.run_folder import RunFolder
+from utils.seeding import generator_for, seed_for
+
+SHEET_IMAGES = 6
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What the snapshots say of one image, all on the network's size x size grid.
+
+    Attributes:
+        clean: float (S, S), mean saliency of the snapshots after the neighbours' vote.
+        attacked: the same on the attacked image, or None where no attack is made.
+        scores: float (S, S) >= 0, the acquisition function.
+        features: float (C, h, w), decoder features of the newest snapshot.
+    """
+
+    clean: Tensor
+    attacked: Tensor | None
+    scores: Tensor
+    features: Tensor
+
+
+def pool_maps(
+    images: ResizedImages,
+    snapshots: Sequence[nn.Module],
+    config: Config,
+    machine: Machine,
+    key: str,
+) -> Iterator[Maps]:
+    """Yield the `Maps` of every image of the pool, in order.
+
+    The attack is made once, on the newest (last) snapshot, and serves them all. ``key`` tells the
+    round; with the seed and an image's name it fixes the image's random numbers.
+    """
+    attack = look_up(ATTACKS, config.attack, "attack")
+    acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
+    settings = AttackSettings(
+        eps=config.attack_eps,
+        step=config.attack_step,
+        steps=config.attack_steps,
+        patches=config.attack_patches,
+    )
+    size = images.size
+    for start in range(0, len(images), config.batch_size):
+        indices = range(start, min(start + config.batch_size, len(images)))
+        pixels = images.batch(indices).to(machine.device).float() / 255
+        pixels = pixels.contiguous(memory_format=machine.memory_format)
+        seeds = [seed_for(config.seed, key, images.samples[i].name) for i in indices]
+        with machine.autocast(), torch.no_grad():
+            clean = _vote(predict_snapshots(snapshots, pixels), pixels, config)
+            with frozen(snapshots[-1]) as newest:
+                features = newest(pixels).features
+            attacked = None
+            if config.attack != "none":
+                noise = image_noise(seeds, (3, size, size)).to(machine.device)
+                moved = attack(snapshots[-1], pixels, settings, noise)
+                attacked = _vote(predict_snapshots(snapshots, moved), pixels, config)
+        chance = random_map(seeds, size, size).to(machine.device)
+        scores = acquisition(clean, attacked, chance)
+        for b in range(len(indices)):
+            mean_attacked = None if attacked is None else attacked[:, b].mean(0)
+            yield Maps(clean[:, b].mean(0), mean_attacked, scores[b], features[b])
+
+
+def _vote(maps: Tensor, pixels: Tensor, config: Config) -> Tensor:
+    return neighbour_vote(maps, pixels, config.vote_kernel, config.vote_sigma)
+
+
+class Pool:
+    """The training images of a trial, what is known of them, and whom to ask."""
+
+    def __init__(self, config: Config, oracle: Oracle | None = None) -> None:
+        self.config = config
+        self.run = RunFolder(config.run_folder)
+        samples = list_sets(config.data_root, config.trainset)
+        fraction, seed = config.validation_fraction, config.seed
+        self.samples, self.validation = split_train_validation(samples, fraction, seed)
+        self.oracle = oracle or MaskOracle(self.run.ledger)
+        self.regions = SuperpixelCache(self.run.superpixels, config.superpixels)
+
+    def known(self, arm: str, rounds: int) -> list[np.ndarray]:
+        """Return the points of rounds 0..rounds-1, one array (K, 3) of x, y, label an image.
+
+        Raises:
+            UserError: a points file is missing, damaged, or does not fit the images.
+        """
+        points: list[Point] = []
+        for index in range(rounds):
+            path = self.run.points(arm, index)
+            found = read_points(path)
+            check_points(found, self.samples, path)
+            points += found
+        return by_image(points, (sample.name for sample in self.samples))
+
+    def ask_validation(self) -> None:
+        """Ask about random pixels of the validation images, as many an image as the budget."""
+        if self.run.validation_points.exists():
+            return
+        chosen = self._random(self.validation, None, self.config.points_per_image, "validation")
+        self._ask(self.validation, chosen, 0, self.run.validation_points)
+
+    def ask_random(self, arm: str, round_index: int) -> None:
+        """Ask about random pixels: the first round of every arm, and all of the random arm's."""
+        count = self.config.schedule[round_index]
+        known = self.known(arm, round_index)
+        chosen = self._random(self.samples, known, count, f"{arm} round {round_index}")
+        self._finish(arm, round_index, chosen)
+
+    def ask_uncertain(self, round_index: int, machine: Machine) -> None:
+        """Ask about the pixels that the snapshots of the last round are uncertain about.
+
+        Raises:
+            UserError: there are no snapshots, or their training diverged; names their folder.
+        """
+        config = self.config
+        rule = look_up(DIVERSITY, config.diversity, "diversity rule")
+        taking = Candidates(config.candidates_percent, config.candidates_max)
+        known = self.known("points", round_index)
+        images = ResizedImages(self.samples, config.size, config.cache_mb, "pool")
+        folder = self.run.snapshots("points", round_index - 1)
+        snapshots = [load_model(path, machine)[0] for path in sorted(folder.glob("*.pth"))]
+        if not snapshots:
+            raise UserError(f"{folder}: no snapshots: train round {round_index - 1} first")
+        key = f"round {round_index}"
+        shown = set(np.linspace(0, len(self.samples) - 1, SHEET_IMAGES).round().astype(int))
+        chosen, sheet = [], []
+        work = pool_maps(images, snapshots, config, machine, key)
+        for index, maps in enumerate(tqdm(work, f"asking, {key}", len(images), unit="image")):
+            sample = self.samples[index]
+            if not (maps.scores.isfinite().all() and maps.features.isfinite().all()):
+                raise UserError(
+                    f"{folder}: what the snapshots say of {sample.name} is not finite: their "
+                    "training diverged; train again with a lower --lr in a new trial"
+                )
+            regions = self.regions(sample)
+            grid = Grid(regions.shape[1], regions.shape[0], config.size)
+            choice = choose_pixels(
+                scores=to_grid(maps.scores, grid),
+                features=maps.features,
+                regions=regions,
+                points=known[index],
+                count=config.schedule[round_index],
+                candidates=taking,
+                rule=rule,
+                rng=generator_for(config.seed, key, sample.name),
+            )
+            chosen.append(choice.pixels)
+            if index in shown:
+                sheet.append((index, maps, choice))
+        self._save_sheet(round_index, sheet, known)
+        self._finish("points", round_index, chosen)
+
+    def _random(
+        self, samples: Sequence[Sample], known: list[np.ndarray] | None, count: int, key: str
+    ) -> list[np.ndarray]:
+        chosen = []
+        for index, (width, height) in enumerate(native_sizes(samples)):
+            taken = [] if known is None else [(int(x), int(y)) for x, y, _ in known[index]]
+            rng = generator_for(self.config.seed, key, samples[index].name)
+            chosen.append(random_pixels(width, height, taken, count, rng))
+        return chosen
+
+    def _finish(self, arm: str, round_index: int, chosen: list[np.ndarray]) -> None:
+        """Ask the oracle; in the mode that leaks the mask, have it label the superpixels too."""
+        if self.config.label_mode == "region_mask":
+            self._leak(arm, round_index, chosen)
+        self._ask(self.samples, chosen, round_index, self.run.points(arm, round_index))
+
+    def _ask(
+        self, samples: Sequence[Sample], chosen: list[np.ndarray], round_index: int, path: Path
+    ) -> None:
+        answers: list[Point] = []
+        for sample, pixels in zip(samples, chosen, strict=True):
+            answers += self.oracle.ask(sample, pixels, round_index)
+        # The ledger first: no answer is ever used that it does not hold.
+        self.oracle.save()
+        write_points(path, answers)
+
+    def _leak(self, arm: str, round_index: int, chosen: list[np.ndarray]) -> None:
+        folder = self.run.region_labels(arm, round_index)
+        for sample, known, pixels in zip(
+            self.samples, self.known(arm, round_index), chosen, strict=True
+        ):
+            asked = np.concatenate([known[:, :2], pixels])
+            leak_regions(sample, asked, self.regions(sample), folder)
+
+    def _save_sheet(
+        self, round_index: int, sheet: list[tuple[int, Maps, Choice]], known: list[np.ndarray]
+    ) -> None:
+        """Keep the numbers of a few images, from which the round's sheet is drawn."""
+        arrays: dict[str, np.ndarray] = {}
+        for row, (index, maps, choice) in enumerate(sheet):
+            attacked = maps.clean if maps.attacked is None else maps.attacked
+            arrays |= {
+                f"name_{row}": np.array(self.samples[index].name),
+                f"clean_{row}": maps.clean.float().cpu().numpy(),
+                f"attacked_{row}": attacked.float().cpu().numpy(),
+                f"scores_{row}": maps.scores.float().cpu().numpy(),
+                f"candidates_{row}": choice.candidates,
+                f"known_{row}": known[index],
+                f"regions_{row}": self.regions(self.samples[index]),
+            }
+        path = self.run.training("points", round_index) / "sheet.npz"
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
+
+
+def ask_round(config: Config, arm: str, round_index: int) -> Path:
+    """Make the points file of a round, unless it is there; return its path.
+
+    Round 0 makes that of the validation images too.
+
+    Raises:
+        UserError: the rounds before are not there, or a file is damaged; names the file.
+    """
+    pool = Pool(config)
+    path = pool.run.points(arm, round_index)
+    if round_index == 0:
+        pool.ask_validation()
+    if path.exists():
+        return path
+    if round_index == 0:
+        pool.ask_random("points", 0)
+    elif arm == "random" or config.acquisition == "random":
+        pool.ask_random(arm, round_index)
+    else:
+        machine = choose_machine(config.device, config.precision)
+        pool.ask_uncertain(round_index, machine)
+    return path

@@ -1,0 +1,420 @@
+"""Every knob of the project, in one place.
+
+Edit the defaults here, or give any field as a flag of ``gco.sh`` or of a stage
+(``--size 352 --losses_points bce=1+coherence=0.5``). The settings of a trial are written to
+``runs/<trial>/config.json`` when it starts, and that file rules the trial from then on.
+
+``python config.py --show`` prints the resolved settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from utils.errors import UserError, closest, run_script
+from utils.files import read_json, write_json
+
+Weights = dict[str, float]
+"""Loss name -> weight; on the command line ``bce=1+iou=0.5``."""
+
+
+def knob(default: Any, text: str) -> Any:
+    """Return a dataclass field with its help text."""
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata={"help": text})
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one trial; see each field's help text (``./gco.sh --help``)."""
+
+    # What, and where
+    trial: str = knob("sample", "name of the trial; its files lie in <runs>/<trial>/")
+    runs: str = knob("runs", "folder of all trials")
+    data_root: str = knob("", "folder with images/<SET>/ and gts/<SET>/; empty: made sample data")
+    trainset: str = knob("", "training sets, joined by +")
+    testsets: str = knob("", "test sets, joined by +")
+    validation_fraction: float = knob(0.1, "share of the training images held out for validation")
+    seed: int = knob(0, "seed of the split, the points, the initial weights and the batches")
+
+    # Network
+    backbone: str = knob("vgg16_bn", "encoder: a name in models/backbones.py")
+    backbone_weights: str = knob("default", "default (ImageNet, downloaded), none, or a file")
+    width: int = knob(64, "channels of the decoder")
+    size: int = knob(256, "images are resized to size x size pixels for the network")
+
+    # Training (of one round, and of the dense twin)
+    epochs: int = knob(30, "epochs of one round; the dense twin gets as many")
+    batch_size: int = knob(16, "images a batch")
+    optimizer: str = knob("adamw", "adamw or sgd")
+    lr: float = knob(1e-3, "peak learning rate of the decoder")
+    backbone_lr: float = knob(0.1, "learning rate of the encoder, as a factor of lr")
+    weight_decay: float = knob(1e-4, "weight decay (not of biases and norms)")
+    clip: float = knob(1.0, "largest norm of the gradient; 0: not clipped")
+    snapshots: int = knob(3, "snapshots kept along a training (cycles of the learning rate)")
+    first_cycle: float = knob(0.6, "share of the epochs that the first cycle takes")
+    warm_start: bool = knob(False, "start a round from the last one's weights, not from scratch")
+    losses_dense: Weights = knob(
+        {"bce": 1.0, "iou": 1.0, "ssim": 0.5}, "losses and weights for dense masks"
+    )
+    losses_points: Weights = knob(
+        {"bce": 1.0, "coherence": 0.3}, "losses and weights for points (consistency is another)"
+    )
+    small_scale: float = knob(0.5, "scale of the second view that the consistency loss compares")
+
+    # Augmentation
+    flip: float = knob(0.5, "probability of a horizontal flip")
+    crop: float = knob(0.75, "smallest side of a random crop, as a share of the image's; 1: none")
+    rotate: float = knob(10.0, "largest rotation, degrees")
+    colour: float = knob(0.2, "largest relative change of brightness, contrast and saturation")
+    pepper: float = knob(0.001, "share of the pixels turned black or white")
+
+    # Active learning
+    rounds: int = knob(5, "rounds of questions, the first (random) one included")
+    points_per_image: int = knob(10, "questions an image in all, the first round's included")
+    points_per_round: str = knob("", "questions of each round joined by +; empty: spread evenly")
+    label_mode: str = knob(
+        "pixel", "pixel, region (an answer fills its superpixel) or region_mask (leaks the mask)"
+    )
+    superpixels: int = knob(200, "superpixels an image, about")
+    attack: str = knob("pgd", "attack that uncovers uncertainty: a name in attacks.py, or none")
+    attack_eps: float = knob(2.0, "largest change of a pixel value, in units of 1/255")
+    attack_step: float = knob(0.5, "change of a pixel value per step, in units of 1/255")
+    attack_steps: int = knob(5, "steps of the attack")
+    attack_patches: int = knob(4, "patch attacks: the image is cut into n x n patches")
+    acquisition: str = knob("adversarial_shift", "uncertainty of a pixel: a name in uncertainty.py")
+    vote_kernel: int = knob(5, "pixels a side of the neighbourhood that votes (odd; 1: none)")
+    vote_sigma: float = knob(0.1, "colour difference (0..1) at which a neighbour's vote fades")
+    candidates_percent: float = knob(5.0, "most uncertain share of an image that is considered")
+    candidates_max: int = knob(500, "largest number of candidate points of an image")
+    diversity: str = knob("facility_location", "choice among candidates: a name in diversity.py")
+
+    # Arms run beside the points
+    with_dense: bool = knob(True, "train the dense twin too")
+    with_random: bool = knob(False, "train on random points too, round by round")
+
+    # Machine
+    device: str = knob("auto", "auto, cpu, cuda or cuda:<n>")
+    precision: str = knob("auto", "auto (mixed on CUDA), fp32, bf16 or fp16")
+    workers: int = knob(-1, "processes that prepare batches and score maps; -1: chosen")
+    cache_mb: int = knob(4096, "memory for decoded images, MiB; larger sets are read each time")
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of the trial's files."""
+        return Path(self.runs) / self.trial
+
+    @property
+    def sample(self) -> bool:
+        """Whether the trial runs on the made sample data."""
+        return self.data_root == SAMPLE["data_root"]
+
+    @property
+    def schedule(self) -> list[int]:
+        """Points an image asked in each round; their sum is the label budget."""
+        if not self.points_per_round:
+            even, more = divmod(self.points_per_image, self.rounds)
+            return [even + (index < more) for index in range(self.rounds)]
+        return [int(part) for part in self.points_per_round.split("+")]
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+
+
+SAMPLE = {
+    "data_root": "data/sample",
+    "trainset": "SAMPLE-TR",
+    "testsets": "SAMPLE-TE",
+    "backbone": "resnet18",
+    "backbone_weights": "none",
+    "size": 96,
+    "epochs": 16,
+    "batch_size": 8,
+    "backbone_lr": 1.0,
+    "crop": 0.85,
+    "with_random": True,
+}
+"""Defaults of the run on the made sample data (no ``data_root``): small, and no download."""
+
+FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random", "runs"}
+"""Fields that may change while a trial runs: they touch neither points nor weights."""
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+TYPES = get_type_hints(Config)
+
+
+def _check_values(config: Config) -> None:
+    """Raise `UserError` for the first value that cannot be meant."""
+
+    def demand(good: bool, name: str, rule: str) -> None:
+        if not good:
+            raise UserError(f"--{name} {getattr(config, name)}: must be {rule}")
+
+    plain = config.trial and not set(config.trial) & set("/\\\0") and config.trial[0] != "."
+    demand(bool(plain), "trial", "a plain folder name")
+    at_least = {"epochs": 1, "batch_size": 2, "width": 1, "snapshots": 1, "rounds": 1, "size": 32}
+    at_least |= {"points_per_image": 1, "superpixels": 1, "candidates_max": 1, "workers": -1}
+    at_least |= {"attack_steps": 1, "attack_patches": 1, "cache_mb": 0, "seed": 0}
+    for name, least in at_least.items():
+        demand(getattr(config, name) >= least, name, f"at least {least}")
+    demand(config.seed < 2**32, "seed", "below 2^32")
+    for name in ("lr", "backbone_lr", "weight_decay", "clip", "attack_eps", "attack_step"):
+        demand(0 <= getattr(config, name) < math.inf, name, "0 or more")
+    demand(0 <= config.rotate <= 180, "rotate", "between 0 and 180")
+    for name in ("flip", "colour", "pepper"):
+        demand(0 <= getattr(config, name) <= 1, name, "between 0 and 1")
+    for name in ("crop", "small_scale", "first_cycle"):
+        demand(0 < getattr(config, name) <= 1, name, "above 0 and at most 1")
+    demand(0 < config.validation_fraction < 1, "validation_fraction", "above 0 and below 1")
+    demand(0 < config.candidates_percent <= 100, "candidates_percent", "above 0 and at most 100")
+    for name in ("losses_dense", "losses_points"):
+        weights = getattr(config, name).values()
+        good = all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0
+        demand(good, name, "weights of 0 or more, one above 0, like bce=1+iou=0.5")
+    demand(config.vote_sigma > 0, "vote_sigma", "above 0")
+    demand(config.vote_kernel % 2 == 1 and config.vote_kernel > 0, "vote_kernel", "odd")
+    demand(config.snapshots <= config.epochs, "snapshots", f"at most epochs ({config.epochs})")
+    for name, known in {
+        "label_mode": ("pixel", "region", "region_mask"),
+        "optimizer": ("adamw", "sgd"),
+        "precision": ("auto", "fp32", "bf16", "fp16"),
+    }.items():
+        value = getattr(config, name)
+        demand(value in known, name, f"one of {', '.join(known)}{closest(value, known)}")
+    _check_schedule(config, demand)
+
+
+def _check_schedule(config: Config, demand: Callable[[bool, str, str], None]) -> None:
+    parts = config.points_per_round.split("+") if config.points_per_round else []
+    demand(all(part.isdecimal() and int(part) for part in parts), "points_per_round", "like 4+3+3")
+    if parts:
+        total, count = config.points_per_image, config.rounds
+        good = len(parts) == count and sum(map(int, parts)) == total
+        demand(good, "points_per_round", f"{count} numbers (rounds) that sum to {total} (points)")
+    else:
+        budget = config.points_per_image
+        demand(config.rounds <= budget, "rounds", f"at most points_per_image ({budget})")
+
+
+def check_names(config: Config) -> None:
+    """Look every name up in its registry.
+
+    Raises:
+        UserError: a name is unknown, or names do not go together.
+    """
+    from active_learning.attacks import ATTACKS
+    from active_learning.diversity import DIVERSITY
+    from active_learning.uncertainty import ACQUISITIONS
+    from losses import LOSSES
+    from models import BACKBONES
+    from utils.registry import look_up
+
+    look_up(BACKBONES, config.backbone, "backbone")
+    look_up(ATTACKS, config.attack, "attack")
+    look_up(DIVERSITY, config.diversity, "diversity rule")
+    for name in (*config.losses_dense, *config.losses_points):
+        look_up(LOSSES, name, "loss")
+    acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
+    if acquisition.needs_attack and config.attack == "none":
+        raise UserError(
+            f"--acquisition {config.acquisition} compares a clean and an attacked prediction, but "
+            "--attack is none: choose an attack, or another acquisition such as entropy or bald"
+        )
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the settings as plain values, in the order of the fields."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any], source: str) -> Config:
+    """Make a `Config` of plain values, as read from JSON.
+
+    Fields that ``values`` lacks get their defaults.
+
+    Raises:
+        UserError: a field is unknown or has a value of the wrong type; names ``source``.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: holds no settings: delete it or name another file")
+    for name, value in values.items():
+        if name not in FIELDS:
+            raise UserError(f"{source}: unknown setting '{name}'{closest(name, FIELDS)}")
+        kind = TYPES[name]
+        good = _is_weights(value) if kind == Weights else isinstance(value, kind)
+        if kind is float and isinstance(value, int):
+            good, values = True, {**values, name: float(value)}
+        if not good or (kind is not bool and isinstance(value, bool)):
+            raise UserError(f"{source}: {name} = {value!r} is not of type {_type_name(kind)}")
+    return Config(**values)
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Return the fields whose values differ, as ``{name: (old value, new value)}``."""
+    pairs = {name: (getattr(old, name), getattr(new, name)) for name in FIELDS}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _is_weights(value: Any) -> bool:
+    numbers = (int, float)
+    return isinstance(value, dict) and all(
+        isinstance(key, str) and isinstance(weight, numbers) and not isinstance(weight, bool)
+        for key, weight in value.items()
+    )
+
+
+def _type_name(kind: Any) -> str:
+    return "name=weight+name=weight" if kind == Weights else kind.__name__
+
+
+def _parse_weights(text: str) -> Weights:
+    weights = {}
+    for part in filter(None, text.split("+")):
+        name, _, number = part.partition("=")
+        if name in weights:
+            raise argparse.ArgumentTypeError(f"'{name}' is given twice in '{text}': keep one")
+        try:
+            weights[name] = float(number or 1)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"weight '{number}' of '{name}' is not a number: write it like bce=1+iou=0.5"
+            ) from None
+    return weights
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose faults are `UserError`, with the closest flag named."""
+
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message} (--help lists every flag)")
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            name = unknown[0].split("=")[0]
+            raise UserError(f"unknown flag {name}{closest(name, flags)} (--help lists every flag)")
+        return namespace
+
+
+def make_parser(description: str) -> _Parser:
+    """Return a parser with one flag a field of `Config`."""
+    parser = _Parser(description=description, allow_abbrev=False)
+    group = parser.add_argument_group("settings (config.py)")
+    for name, field in FIELDS.items():
+        kind, default = TYPES[name], field.default
+        options: dict[str, Any] = {"default": argparse.SUPPRESS}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif kind == Weights:
+            default = "+".join(f"{k}={v:g}" for k, v in field.default_factory().items())  # type: ignore[misc]
+            options |= {"type": _parse_weights, "metavar": "NAME=WEIGHT+..."}
+        else:
+            options |= {"type": kind, "metavar": kind.__name__.upper()}
+        text = f"{field.metadata['help']} (default: {default if default != '' else 'empty'})"
+        group.add_argument(f"--{name}", help=text.replace("%", "%%"), **options)
+    return parser
+
+
+def resolve(flags: dict[str, Any]) -> Config:
+    """Return the settings of a trial: flags over its own config.json, or over the defaults.
+
+    Raises:
+        UserError: the trial has begun with other settings, or a value cannot be meant.
+    """
+    defaults = Config()
+    trial = flags.get("trial", defaults.trial)
+    path = Path(flags.get("runs", defaults.runs)) / trial / "config.json"
+    if not path.exists():
+        base = SAMPLE if not flags.get("data_root", defaults.data_root) else {}
+        config = Config(**{**base, **flags})
+        if not config.trainset:
+            raise UserError(
+                "--trainset is missing: name the sets in <data_root>/images to train on"
+            )
+        return config
+    saved = from_dict(read_json(path), str(path))
+    # The folder of runs may have been moved since: it is where this file was found.
+    config = dataclasses.replace(saved, **{"runs": defaults.runs, **flags})
+    changed = {k: v for k, v in differences(saved, config).items() if k not in FREE}
+    if changed:
+        listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
+        raise UserError(
+            f"{path}: the trial began with other settings ({listed}): give the trial another "
+            "name, or delete its folder to begin anew"
+        )
+    return config
+
+
+def parse(
+    argv: Sequence[str] | None, description: str, extend: Callable[[_Parser], None] | None = None
+) -> tuple[Config, argparse.Namespace]:
+    """Parse a stage's command line.
+
+    Args:
+        argv: arguments without the program's name; None: those of the process.
+        description: the first lines of ``--help``.
+        extend: adds the stage's own arguments to the parser.
+
+    Returns:
+        The settings of the trial and the stage's own arguments.
+    """
+    parser = make_parser(description)
+    if extend is not None:
+        extend(parser)
+    namespace = vars(parser.parse(argv))
+    flags = {name: namespace.pop(name) for name in FIELDS if name in namespace}
+    return resolve(flags), argparse.Namespace(**namespace)
+
+
+def save(config: Config) -> Path:
+    """Write the settings to the trial's config.json (when they changed) and return its path."""
+    path = config.run_folder / "config.json"
+    if not path.exists() or read_json(path) != to_dict(config):
+        write_json(path, to_dict(config))
+    return path
+
+
+def _tell_edited_defaults(config: Config) -> None:
+    """Say which defaults of this file an older trial does not follow."""
+    base = SAMPLE if config.sample else {}
+    edited = differences(dataclasses.replace(Config(), **base), config)
+    listed = [f"{name} = {mine}" for name, (_, mine) in edited.items() if name != "trial"]
+    if listed:
+        print(f"settings other than the defaults: {', '.join(listed)}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Resolve, check and print the settings; ``--save`` also writes them to the trial."""
+
+    def extend(parser: _Parser) -> None:
+        parser.add_argument("--show", action="store_true", help="print the settings as JSON")
+        parser.add_argument("--save", action="store_true", help="write them to the run folder")
+        parser.add_argument("--print", nargs="+", default=[], metavar="FIELD", help="print fields")
+
+    config, args = parse(argv, "Resolve the settings of a trial.", extend)
+    check_names(config)
+    if args.save:
+        save(config)
+        _tell_edited_defaults(config)
+    for name in args.print:
+        if not hasattr(config, name):
+            raise UserError(f"--print {name}: no such setting{closest(name, FIELDS)}")
+        value = getattr(config, name)
+        print(int(value) if isinstance(value, bool) else value)
+    if args.show or not (args.save or args.print):
+        print(json.dumps(to_dict(config), indent=2, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
