@@ -20,3 +20,15 @@ torch.set_num_threads(1)
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with 16 training and 6 test images of about 64 pixels. Do not write into it."""
     return make_sample(tmp_path_factory.mktemp("sample") / "data", train=16, test=6, size=64)
+
+
+@pytest.fixture
+def tiny(sample_root: Path, tmp_path: Path) -> list[str]:
+    """Flags of a trial that takes seconds: two rounds of two points, a narrow network, 32 px."""
+    return [
+        *("--trial", "tiny", "--runs", str(tmp_path / "runs"), "--data_root", str(sample_root)),
+        *("--trainset", "SAMPLE-TR", "--testsets", "SAMPLE-TE", "--backbone", "resnet18"),
+        *("--backbone_weights", "none", "--width", "8", "--size", "32", "--batch_size", "4"),
+        *("--epochs", "2", "--snapshots", "2", "--rounds", "2", "--points_per_image", "4"),
+        *("--validation_fraction", "0.2", "--device", "cpu"),
+    ]

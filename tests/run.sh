@@ -5,7 +5,7 @@ set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$ROOT/utils/environment.sh"
-use_environment "$ROOT/tests/requirements.txt"
+use_environment "$ROOT/tests/requirements.txt" testing
 cd "$ROOT"
 # One thread a process: two processes with two threads each would wait for each other.
 export OMP_NUM_THREADS=1 MPLBACKEND=Agg

@@ -1,0 +1,299 @@
+"""Score saliency maps against masks: ``python evaluate.py --trial T``.
+
+Writes ``runs/<trial>/scores.csv`` (one row a checkpoint and set), the sheet of every round and the
+curve of score against points. Maps that another method made are scored by ``python evaluate.py
+--pred_root P --gt_root G --testsets A+B --out F``, with maps in ``P/<method>/<SET>/`` and masks in
+``G/<SET>/``. Scores that are there already for the same maps are kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import config as settings
+from config import Config
+from datasets.images import read_image, read_mask
+from datasets.index import list_sets, split_set_names, split_train_validation
+from datasets.points import by_image, read_points
+from datasets.superpixels import UNLABELLED, SuperpixelCache, spread
+from utils.errors import UserError, run_script
+from utils.files import read_json, write_json
+from utils.metrics import METRICS, ImageScores, SaliencyScores, image_scores, point_scores
+from utils.pictures import SheetRow, draw_curve, draw_sheet
+from utils.run_folder import VALIDATION, RunFolder
+from utils.tables import read_rows, text_table, write_rows
+
+BUDGET = ("points", "labelled_percent", "region_error")
+"""Points an image; labelled share of the training pixels, percent; share of wrong labels, percent,
+if each answer is spread over its superpixel (whether or not the training did so)."""
+
+COLUMNS = ("trial", "checkpoint", "set", "images", *METRICS, "arm", "round", *BUDGET)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where maps and masks lie, and where the scores go."""
+
+    predictions: Path
+    masks: Path
+    out: Path
+    trial: str
+
+
+def read_map(path: Path) -> np.ndarray:
+    """Read a saliency map as uint8 (H, W).
+
+    Raises:
+        UserError: it is missing, unreadable, or no 8-bit picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such map: run test.py first") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: unreadable ({error}): delete it and run test.py again") from None
+
+
+def score_pair(pair: tuple[Path, Path]) -> ImageScores:
+    """Score one (map, mask) pair of files."""
+    saliency, mask = read_map(pair[0]), read_mask(pair[1])
+    if saliency.shape != mask.shape:
+        raise UserError(
+            f"{pair[0]}: {saliency.shape[1]} x {saliency.shape[0]} pixels, its mask "
+            f"{mask.shape[1]} x {mask.shape[0]}: make the map at the picture's own size"
+        )
+    return image_scores(saliency, mask)
+
+
+def score_set(pairs: Sequence[tuple[Path, Path]], workers: int, what: str) -> dict[str, float]:
+    """Score the maps of one set; the result does not depend on the number of processes."""
+    scores = SaliencyScores()
+    bar = tqdm(total=len(pairs), desc=what, unit="image", leave=False)
+    if workers <= 1 or len(pairs) < 64:
+        results = map(score_pair, pairs)
+        for result in results:
+            scores.add(result)
+            bar.update()
+    else:
+        # Spawned, not forked: OpenCV's threads do not survive a fork.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            for result in pool.map(score_pair, pairs, chunksize=16):
+                scores.add(result)
+                bar.update()
+    bar.close()
+    return scores.result()
+
+
+def list_pairs(place: Place, checkpoint: str, set_name: str) -> list[tuple[Path, Path]]:
+    """Return the (map, mask) files of a set, in order of name.
+
+    Raises:
+        UserError: the set has no masks, or some maps are missing (their number, the first names).
+    """
+    folder = place.masks / set_name
+    masks = sorted(folder.rglob("*.png"))
+    if not masks:
+        raise UserError(f"{folder}: no masks (*.png): check --gt_root and --testsets")
+    pairs = [(place.predictions / checkpoint / set_name / m.relative_to(folder), m) for m in masks]
+    missing = [saliency for saliency, _ in pairs if not saliency.exists()]
+    if missing:
+        names = ", ".join(str(path) for path in missing[:3])
+        raise UserError(f"{len(missing)} of {len(pairs)} maps are missing (first: {names})")
+    return pairs
+
+
+def score_validation(config: Config, place: Place, checkpoint: str) -> dict[str, float]:
+    """Score the maps of the held-out images at their labelled points, all pooled."""
+    run = RunFolder(config.run_folder)
+    points = read_points(run.validation_points)
+    names = sorted({point.image for point in points})
+    values, labels = [], []
+    for name, found in zip(names, by_image(points, names), strict=True):
+        path = (place.predictions / checkpoint / VALIDATION / name).with_suffix(".png")
+        values.append(read_map(path)[found[:, 1], found[:, 0]])
+        labels.append(found[:, 2])
+    scores = point_scores(np.concatenate(values), np.concatenate(labels))
+    return {"images": len(names), **scores}
+
+
+def label_budget(config: Config, arm: str, round_index: int) -> dict[str, float]:
+    """Return points an image, labelled pixels and region-label error of rounds 0..round_index.
+
+    Only here are masks compared with the labels that a training used; the result goes nowhere but
+    into the table. It is kept in ``labels.json`` beside the round's points.
+    """
+    run = RunFolder(config.run_folder)
+    kept = run.training(arm, round_index) / "labels.json"
+    if kept.exists():
+        return read_json(kept)
+    samples = list_sets(config.data_root, config.trainset)
+    train = split_train_validation(samples, config.validation_fraction, config.seed)[0]
+    points = [p for r in range(round_index + 1) for p in read_points(run.points(arm, r))]
+    regions = SuperpixelCache(run.superpixels, config.superpixels)
+    pixels = labelled = spread_labels = wrong = 0
+    work = zip(train, by_image(points, (sample.name for sample in train)), strict=True)
+    for sample, found in tqdm(work, "label budget", len(train), unit="image", leave=False):
+        region = regions(sample)
+        label_map = spread(found, region)
+        known = label_map != UNLABELLED
+        pixels += known.size
+        asked = int(np.isin(region, region[found[:, 1], found[:, 0]]).sum())
+        counts = {"pixel": len(found), "region": int(known.sum()), "region_mask": asked}
+        labelled += counts[config.label_mode]
+        if sample.mask.exists():
+            spread_labels += int(known.sum())
+            wrong += int(((label_map == 255) != read_mask(sample.mask))[known].sum())
+    budget: dict[str, float] = {
+        "points": round(len(points) / len(train), 4),
+        "labelled_percent": round(100 * labelled / pixels, 4),
+    }
+    if spread_labels:
+        budget["region_error"] = round(100 * wrong / spread_labels, 4)
+    write_json(kept, budget)
+    return budget
+
+
+def about(config: Config, place: Place, checkpoint: str) -> dict[str, Any]:
+    """Return fingerprint, arm, round and label budget of a checkpoint, as far as they are known."""
+    note = place.predictions / checkpoint / "made_from.json"
+    made = read_json(note) if note.exists() else {}
+    known = {key: made[key] for key in ("fingerprint", "arm", "round") if key in made}
+    if known.get("arm") == "dense":
+        known |= {"labelled_percent": 100.0}
+    elif "arm" in known:
+        known |= label_budget(config, known["arm"], known["round"])
+    return known
+
+
+def score_checkpoint(
+    config: Config, place: Place, checkpoint: str, sets: Sequence[str], workers: int
+) -> list[dict[str, Any]]:
+    """Return the rows of one checkpoint; scores of the same maps are read back, not made again."""
+    known = about(config, place, checkpoint)
+    rows = []
+    for set_name in sets:
+        kept = place.predictions / checkpoint / f"{set_name}.scores.json"
+        scores = read_json(kept) if kept.exists() and "fingerprint" in known else None
+        if scores is None or scores.pop("fingerprint", None) != known["fingerprint"]:
+            if set_name == VALIDATION:
+                scores = score_validation(config, place, checkpoint)
+            else:
+                pairs = list_pairs(place, checkpoint, set_name)
+                what = f"scoring {checkpoint} on {set_name}"
+                scores = {"images": len(pairs), **score_set(pairs, workers, what)}
+            if "fingerprint" in known:
+                write_json(kept, {"fingerprint": known["fingerprint"], **scores})
+        row = {"trial": place.trial, "checkpoint": checkpoint, "set": set_name, **known, **scores}
+        rows.append({column: row.get(column, "") for column in COLUMNS})
+    return rows
+
+
+def sets_to_score(config: Config, place: Place) -> list[str]:
+    """Return the test sets that have masks, and the held-out split where its points are known."""
+    named = split_set_names(config.testsets) if config.testsets else []
+    sets = [name for name in named if (place.masks / name).is_dir()]
+    for name in set(named) - set(sets):
+        print(f"{place.masks / name}: no masks: the set is not scored")
+    if place.predictions == RunFolder(config.run_folder).predictions:
+        sets += [VALIDATION] * RunFolder(config.run_folder).validation_points.exists()
+    if not sets:
+        raise UserError(f"--testsets {config.testsets}: none has masks in {place.masks}")
+    return sets
+
+
+def write_scores(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write ``scores.csv``: six decimals, empty where a value is unknown."""
+
+    def told(value: Any) -> Any:
+        return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
+
+    write_rows(path, COLUMNS, ({key: told(row[key]) for key in row} for row in rows))
+
+
+def read_sheet(config: Config, numbers: Path, answers: Path) -> list[SheetRow]:
+    """Return the rows of a round's sheet: what the round stored, with images, masks, answers."""
+    samples = {s.name: s for s in list_sets(config.data_root, config.trainset)}
+    points = read_points(answers)
+    rows = []
+    with np.load(numbers, allow_pickle=False) as stored:
+        for row in range(sum(1 for key in stored.files if key.startswith("name_"))):
+            sample = samples[str(stored[f"name_{row}"])]
+            names = ("clean", "attacked", "scores", "candidates", "known")
+            maps = {name: stored[f"{name}_{row}"] for name in names}
+            new = by_image(points, [sample.name])[0]
+            labels = spread(np.concatenate([maps["known"], new]), stored[f"regions_{row}"])
+            mask = read_mask(sample.mask) if sample.mask.exists() else None
+            rows.append(SheetRow(read_image(sample.image), mask, **maps, new=new, labels=labels))
+    return rows
+
+
+def draw_pictures(config: Config) -> list[Path]:
+    """Draw the sheets of the rounds and the curve of the trial; return the files."""
+    run = RunFolder(config.run_folder)
+    drawn = []
+    for index in range(1, config.rounds):
+        folder = run.training("points", index)
+        numbers, sheet = folder / "sheet.npz", folder / "sheet.png"
+        if numbers.exists() and run.points("points", index).exists():
+            if not sheet.exists():
+                draw_sheet(read_sheet(config, numbers, run.points("points", index)), sheet)
+            drawn.append(sheet)
+    rows = read_rows(run.scores, COLUMNS)
+    if any(row["arm"] == "points" for row in rows):
+        draw_curve(rows, run.curve)
+        drawn.append(run.curve)
+    return drawn
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Score what the command line names; see the module's text."""
+
+    def extend(parser: Any) -> None:
+        parser.add_argument("--pred_root", type=Path, help="maps: <pred_root>/<method>/<SET>/")
+        parser.add_argument("--gt_root", type=Path, help="masks: <gt_root>/<SET>/")
+        parser.add_argument("--out", type=Path, help="folder of scores.csv (default: the trial's)")
+
+    config, args = settings.parse(argv, __doc__, extend)
+    run = RunFolder(config.run_folder)
+    place = Place(
+        args.pred_root or run.predictions,
+        args.gt_root or Path(config.data_root) / "gts",
+        args.out or (args.pred_root or run.root),
+        args.pred_root.resolve().parent.name if args.pred_root else config.trial,
+    )
+    if not place.predictions.is_dir():
+        raise UserError(f"{place.predictions}: no maps there: run test.py first, or --pred_root")
+    checkpoints = sorted(p.name for p in place.predictions.iterdir() if p.is_dir())
+    if not checkpoints:
+        raise UserError(f"{place.predictions}: no folder of maps (<method>/<SET>/) in it")
+    sets = sets_to_score(config, place)
+    workers = config.workers if config.workers >= 0 else os.cpu_count() or 1
+    rows = []
+    for checkpoint in checkpoints:
+        rows += score_checkpoint(config, place, checkpoint, sets, workers)
+    write_scores(place.out / "scores.csv", rows)
+    shown = ("maxF", "wF", "S", "meanE", "MAE")
+    lines = [
+        [f"{row['checkpoint']} {row['set']}"]
+        + [f"{row[name]:.4f}" if row[name] != "" else "-" for name in shown]
+        for row in rows
+    ]
+    print(text_table(["checkpoint, set", *shown], lines))
+    if not args.pred_root:
+        draw_pictures(config)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,213 @@
+"""Make saliency maps: of the test sets of a trial, or of any folder of pictures.
+
+``python test.py --trial T`` tests the best checkpoint of every finished training of the trial (or
+``--checkpoint FILE ...``) on its test sets and its validation images; maps lie in
+``runs/<trial>/preds/<checkpoint>/<SET>/``. ``python test.py --input FOLDER --checkpoint FILE
+--output FOLDER`` segments any pictures. Maps are 8-bit PNG at the picture's own size.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import config as settings
+from config import Config
+from datasets.augment import resize
+from datasets.images import read_image, write_png
+from datasets.index import (
+    EXTENSIONS,
+    list_set,
+    list_sets,
+    split_set_names,
+    split_train_validation,
+)
+from models.stored import load_model
+from utils.checkpoints import fingerprint, load_checkpoint
+from utils.device import Machine, choose_machine
+from utils.errors import UserError, run_script
+from utils.files import read_json, write_json
+from utils.run_folder import VALIDATION, RunFolder
+
+Job = tuple[Path, Path]
+"""A picture and where its map goes."""
+
+
+class Segmenter:
+    """A trained network that makes maps of picture files."""
+
+    def __init__(self, checkpoint: Path, machine: Machine) -> None:
+        self.machine = machine
+        self.model, trained_with = load_model(checkpoint, machine)
+        self.size: int = trained_with["size"]
+
+    @torch.no_grad()
+    def maps(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the saliency maps, uint8 (H, W) of each picture's size, of RGB pictures."""
+        stack = np.stack([resize(picture, self.size) for picture in pictures])
+        images = torch.from_numpy(stack).to(self.machine.device).permute(0, 3, 1, 2)
+        images = (images.float() / 255).contiguous(memory_format=self.machine.memory_format)
+        with self.machine.autocast():
+            logits = self.model(images).logits
+        probs = logits.float().sigmoid()[:, 0].cpu().numpy()
+        grown = []
+        for prob, picture in zip(probs, pictures, strict=True):
+            height, width = picture.shape[:2]
+            soft = cv2.resize(prob, (width, height), interpolation=cv2.INTER_LINEAR)
+            grown.append(np.rint(soft * 255).astype(np.uint8))
+        return grown
+
+    def run(self, jobs: Sequence[Job], batch_size: int, what: str) -> list[str]:
+        """Make the maps that are not there yet.
+
+        Returns:
+            What was wrong with each picture that could not be read; the others are done.
+        """
+        todo = [job for job in jobs if not job[1].exists()]
+        faults: list[str] = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(todo, what, unit="image") as bar:
+            writes: list[Future] = []
+            for batch in _read_ahead(pool, todo, batch_size):
+                good = [(job, picture) for job, picture in batch if not isinstance(picture, str)]
+                faults += [picture for _, picture in batch if isinstance(picture, str)]
+                made = self.maps([picture for _, picture in good]) if good else []
+                for done in writes:
+                    done.result()
+                writes = [
+                    pool.submit(write_png, job[1], saliency)
+                    for (job, _), saliency in zip(good, made, strict=True)
+                ]
+                bar.update(len(batch))
+            for done in writes:
+                done.result()
+        return faults
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, jobs: Sequence[Job], batch_size: int
+) -> Iterator[list[tuple[Job, np.ndarray | str]]]:
+    """Yield batches of pictures (or what was wrong with them), reading one batch ahead."""
+
+    def read(job: Job) -> tuple[Job, np.ndarray | str]:
+        try:
+            return job, read_image(job[0])
+        except UserError as error:
+            return job, str(error)
+
+    batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
+    coming = [pool.submit(read, job) for job in batches[0]] if batches else []
+    for following in [*batches[1:], []]:
+        ready, coming = coming, [pool.submit(read, job) for job in following]
+        yield [future.result() for future in ready]
+
+
+def finished_checkpoints(config: Config) -> list[Path]:
+    """Return the best checkpoint of every finished training of the trial."""
+    run = RunFolder(config.run_folder)
+    trainings = [("dense", 0)] + [("points", r) for r in range(config.rounds)]
+    trainings += [("random", r) for r in range(1, config.rounds)]
+    done = [pair for pair in trainings if run.trained(*pair).exists()]
+    if not done:
+        raise UserError(f"{run.root}: no finished training: run train.py (or gco.sh) first")
+    return [run.checkpoint(*pair, "best") for pair in done]
+
+
+def test_trial(config: Config, checkpoints: Sequence[Path]) -> None:
+    """Make the maps of the trial's test sets and validation images."""
+    run = RunFolder(config.run_folder)
+    machine = choose_machine(config.device, config.precision)
+    sets = {name: list_set(config.data_root, name) for name in _test_sets(config)}
+    if run.validation_points.exists():
+        train = list_sets(config.data_root, config.trainset)
+        held_out = split_train_validation(train, config.validation_fraction, config.seed)[1]
+        sets[VALIDATION] = held_out
+    for checkpoint in checkpoints:
+        name = run.checkpoint_name(checkpoint)
+        folder = run.predictions / name
+        _begin(checkpoint, folder)
+        jobs = {
+            set_name: [
+                (sample.image, (folder / set_name / sample.name).with_suffix(".png"))
+                for sample in samples
+            ]
+            for set_name, samples in sets.items()
+        }
+        if all(target.exists() for work in jobs.values() for _, target in work):
+            continue
+        segmenter = Segmenter(checkpoint, machine)
+        for set_name, work in jobs.items():
+            faults = segmenter.run(work, config.batch_size, f"{name} on {set_name}")
+            if faults:
+                raise UserError(f"{len(faults)} images could not be read; the first: {faults[0]}")
+
+
+def _test_sets(config: Config) -> list[str]:
+    names = split_set_names(config.testsets) if config.testsets else []
+    if VALIDATION in names:
+        raise UserError(f"--testsets: '{VALIDATION}' is the held-out split: rename that set")
+    return names
+
+
+def _begin(checkpoint: Path, folder: Path) -> None:
+    """Note which weights make the maps; drop maps that other weights made."""
+    note = folder / "made_from.json"
+    mark = fingerprint(checkpoint)
+    if note.exists() and read_json(note).get("fingerprint") == mark:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    state = load_checkpoint(checkpoint)
+    about = {key: state.get(key) for key in ("arm", "round", "epoch", "val_MAE")}
+    write_json(note, {"fingerprint": mark, **about})
+
+
+def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) -> int:
+    """Segment every picture below a folder; return the number that could not be read."""
+    if not source.is_dir():
+        raise UserError(f"--input {source}: no such folder")
+    pictures = sorted(p for p in source.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    if not pictures:
+        raise UserError(f"--input {source}: no pictures ({', '.join(sorted(EXTENSIONS))}) in it")
+    jobs = [(p, (target / p.relative_to(source)).with_suffix(".png")) for p in pictures]
+    owner: dict[Path, Path] = {}
+    for picture, made in jobs:
+        if owner.setdefault(made, picture) != picture:
+            raise UserError(f"{owner[made]} and {picture} would make one map: rename one")
+        if made.resolve() == picture.resolve():
+            raise UserError(f"--output {target}: would overwrite the pictures: name another folder")
+    segmenter = Segmenter(checkpoint, choose_machine(config.device, config.precision))
+    faults = segmenter.run(jobs, config.batch_size, f"maps into {target}")
+    for fault in faults:
+        print(f"left out: {fault}")
+    print(f"{target}: {len(jobs) - len(faults)} maps")
+    return len(faults)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the maps that the command line asks for; see the module's text."""
+
+    def extend(parser: Any) -> None:
+        parser.add_argument("--checkpoint", type=Path, nargs="+", default=[], help=".pth files")
+        parser.add_argument("--input", type=Path, help="folder of pictures to segment")
+        parser.add_argument("--output", type=Path, help="folder for their maps")
+
+    config, args = settings.parse(argv, __doc__, extend)
+    if args.input is None and args.output is None:
+        test_trial(config, args.checkpoint or finished_checkpoints(config))
+        return 0
+    if not (args.input and args.output and len(args.checkpoint) == 1):
+        raise UserError("--input, --output and one --checkpoint belong together")
+    faults = test_folder(args.input, args.checkpoint[0], args.output, config)
+    return 2 if faults else 0
+
+
+if __name__ == "__main__":
+    run_script(main)

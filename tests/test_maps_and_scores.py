@@ -1,0 +1,197 @@
+"""test.py, evaluate.py and select_best.py: maps of any picture, honest scores, a fair choice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import active_learning.__main__ as asking
+import evaluate
+import select_best
+import test as testing
+import train
+from datasets.images import read_mask
+from utils.errors import UserError
+from utils.metrics import METRICS, SaliencyScores
+from utils.run_folder import RunFolder
+
+
+@pytest.fixture
+def trained(tiny: list[str]) -> tuple[list[str], RunFolder]:
+    """Flags and folder of a trial with a dense twin and one round of points."""
+    asking.main(tiny)
+    train.main([*tiny, "--arm", "dense"])
+    train.main(tiny)
+    return tiny, RunFolder(Path(tiny[tiny.index("--runs") + 1]) / "tiny")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_trial_is_mapped_scored_and_chosen(
+    trained: tuple[list[str], RunFolder], sample_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags, run = trained
+    testing.main(flags)
+    for name in ("dense-best", "round_00-best"):
+        for image in (sample_root / "images/SAMPLE-TE").iterdir():
+            saliency = Image.open(run.predictions / name / "SAMPLE-TE" / f"{image.stem}.png")
+            assert saliency.mode == "L"
+            assert saliency.size == Image.open(image).size
+    evaluate.main(flags)
+    rows = rows_of(run.scores)
+    assert list(rows[0])[:13] == ["trial", "checkpoint", "set", "images", *METRICS]
+    assert {(row["checkpoint"], row["set"]) for row in rows} == {
+        (name, where)
+        for name in ("dense-best", "round_00-best")
+        for where in ("SAMPLE-TE", "validation")
+    }
+    points = next(r for r in rows if r["checkpoint"] == "round_00-best" and r["set"] == "SAMPLE-TE")
+    assert float(points["points"]) == 2.0
+    assert 0 < float(points["labelled_percent"]) < 0.2
+    assert 0 <= float(points["region_error"]) < 50
+    assert_scores_are_those_of_the_maps(points, run, sample_root)
+
+    capsys.readouterr()
+    assert select_best.main(flags) == 0
+    told = capsys.readouterr().out
+    assert "points/dense" in told
+    best = json.loads(run.best.read_text())
+    assert best["name"] == "round_00-best"
+    assert Path(best["checkpoint"]).exists()
+    assert best["chosen_on"] == "validation points"
+    assert set(best["compared"]) == {"points", "dense"}
+
+
+def assert_scores_are_those_of_the_maps(
+    row: dict[str, str], run: RunFolder, sample_root: Path
+) -> None:
+    expected = SaliencyScores()
+    for path in sorted((sample_root / "gts/SAMPLE-TE").iterdir()):
+        saliency = Image.open(run.predictions / row["checkpoint"] / "SAMPLE-TE" / path.name)
+        expected.update(np.asarray(saliency), read_mask(path))
+    for name, value in expected.result().items():
+        assert float(row[name]) == pytest.approx(value, abs=1e-6)
+
+
+def test_scores_do_not_depend_on_the_number_of_processes(sample_root: Path, tmp_path: Path) -> None:
+    masks = sorted((sample_root / "gts/SAMPLE-TE").iterdir())
+    pairs = [(mask, mask) for mask in masks] * 11
+    assert len(pairs) >= 64
+    assert evaluate.score_set(pairs, 1, "") == evaluate.score_set(pairs, 2, "")
+
+
+def test_new_weights_replace_old_maps_and_scores(trained: tuple[list[str], RunFolder]) -> None:
+    flags, run = trained
+    testing.main(flags)
+    evaluate.main(flags)
+    before = run.scores.read_text()
+    shutil.copy(run.checkpoint("dense", 0, "best"), run.checkpoint("points", 0, "best"))
+    testing.main(flags)
+    evaluate.main(flags)
+    rows = rows_of(run.scores)
+    of_points = [row for row in rows if row["checkpoint"] == "round_00-best"]
+    of_dense = [row for row in rows if row["checkpoint"] == "dense-best"]
+    assert run.scores.read_text() != before
+    for one, other in zip(of_points, of_dense, strict=True):
+        assert [one[name] for name in METRICS] == [other[name] for name in METRICS]
+
+
+def test_a_folder_of_any_pictures(
+    trained: tuple[list[str], RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, run = trained
+    pictures = tmp_path / "my pictures"
+    (pictures / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 256, (37, 90, 3), np.uint8)
+    Image.fromarray(colour).save(pictures / "wide.jpg")
+    Image.fromarray(colour[:, :20, 0]).save(pictures / "sub" / "grau ä.png")
+    Image.fromarray(colour).convert("CMYK").save(pictures / "ink.jpg")
+    Image.fromarray(colour).convert("P").save(pictures / "palette.png")
+    (pictures / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    checkpoint = run.checkpoint("points", 0, "best")
+    out = tmp_path / "maps"
+    arguments = ["--checkpoint", str(checkpoint), "--input", str(pictures), "--output", str(out)]
+    assert testing.main(arguments) == 2
+    assert "broken.jpg" in capsys.readouterr().out
+    made = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    assert made == {"wide.png", "sub/grau ä.png", "ink.png", "palette.png"}
+    assert Image.open(out / "wide.png").size == (90, 37)
+    (pictures / "broken.jpg").unlink()
+    assert testing.main(arguments) == 0
+
+
+def test_maps_never_overwrite_pictures(
+    trained: tuple[list[str], RunFolder], tmp_path: Path
+) -> None:
+    _, run = trained
+    picture = tmp_path / "in" / "a.png"
+    picture.parent.mkdir()
+    cv2.imwrite(str(picture), np.zeros((40, 40, 3), np.uint8))
+    where = ["--input", str(picture.parent), "--output", str(picture.parent)]
+    with pytest.raises(UserError, match="overwrite"):
+        testing.main(["--checkpoint", str(run.checkpoint("points", 0, "best")), *where])
+
+
+def test_maps_of_another_method(sample_root: Path, tmp_path: Path) -> None:
+    maps = tmp_path / "preds" / "perfect" / "SAMPLE-TE"
+    shutil.copytree(sample_root / "gts/SAMPLE-TE", maps)
+    flags = ["--pred_root", str(maps.parent.parent), "--gt_root", str(sample_root / "gts")]
+    flags += ["--testsets", "SAMPLE-TE", "--out", str(tmp_path / "scores"), "--runs", str(tmp_path)]
+    assert evaluate.main(flags) == 0
+    (row,) = rows_of(tmp_path / "scores" / "scores.csv")
+    assert row["checkpoint"] == "perfect"
+    assert float(row["MAE"]) == 0
+    assert float(row["wF"]) == pytest.approx(1)
+    next(maps.iterdir()).unlink()
+    with pytest.raises(UserError, match="1 of 6 maps are missing"):
+        evaluate.main(flags)
+
+
+def scored(checkpoint: str, where: str, mae: float, arm: str, index: int) -> dict[str, str]:
+    metrics = dict.fromkeys(METRICS, "0.5") | {"MAE": str(mae)}
+    about = {"checkpoint": checkpoint, "set": where, "arm": arm, "round": str(index)}
+    return {**about, **metrics, "points": "10", "labelled_percent": "0.1"}
+
+
+def test_choice_is_made_on_the_validation_split_with_the_whole_budget() -> None:
+    rows = [
+        scored("round_01-best", "validation", 0.3, "points", 1),
+        scored("round_01-last", "validation", 0.2, "points", 1),
+        scored("round_01-best", "T", 0.01, "points", 1),
+        scored("round_01-last", "T", 0.9, "points", 1),
+        scored("round_00-best", "validation", 0.0, "points", 0),
+    ]
+    assert select_best.choose_arms(rows, "MAE", on_test=False) == {"points": "round_01-last"}
+    assert select_best.choose_arms(rows, "MAE", on_test=True) == {"points": "round_01-best"}
+
+
+def test_choosing_on_test_sets_warns(
+    trained: tuple[list[str], RunFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags, _ = trained
+    testing.main(flags)
+    evaluate.main(flags)
+    select_best.main(flags)
+    assert "WARNING" not in capsys.readouterr().out
+    select_best.main([*flags, "--on_test"])
+    assert "WARNING: choosing on the test sets" in capsys.readouterr().out
+
+
+def test_comparison_gives_ratios_to_dense() -> None:
+    values = dict.fromkeys(METRICS, 0.8)
+    dense = dict.fromkeys(METRICS, 0.4) | {"MAE": 0.0}
+    table = select_best.comparison({"points": {"T": values}, "dense": {"T": dense}})
+    lines = {line.split()[0]: line.split()[1:] for line in table.splitlines()[2:]}
+    assert lines["maxF"] == ["0.8000", "0.4000", "2.000"]
+    assert lines["MAE"] == ["0.8000", "0.0000", "-"]

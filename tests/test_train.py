@@ -1,0 +1,238 @@
+"""Training: what it reads, what it learns, and that an interruption changes nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import active_learning.__main__ as asking
+import config as settings
+import train
+from datasets.images import read_mask
+from datasets.points import read_points
+from models import Prediction
+from utils.checkpoints import load_checkpoint
+from utils.errors import UserError
+from utils.run_folder import RunFolder
+from utils.tables import read_rows
+
+
+def flag(flags: list[str], name: str, value: object) -> list[str]:
+    """Return the flags with one more, or another value."""
+    return [*flags, f"--{name}", str(value)]
+
+
+def config_of(flags: list[str]) -> settings.Config:
+    """Return the settings, whatever flags of a stage stand among them."""
+    return settings.resolve(
+        {
+            name: value
+            for name, value in vars(settings.make_parser("").parse_known_args(flags)[0]).items()
+            if name in settings.FIELDS
+        }
+    )
+
+
+def run_of(flags: list[str]) -> RunFolder:
+    return RunFolder(config_of(flags).run_folder)
+
+
+def run_rounds(flags: list[str]) -> RunFolder:
+    """Ask and train both rounds of the points arm."""
+    for index in range(2):
+        asking.main(flag(flags, "round", index))
+        train.main(flag(flags, "round", index))
+    return run_of(flags)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path)["model"]
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """Two training folders hold the same losses and the same weights, bit for bit."""
+    for kind in ("last", "best"):
+        first, second = (weights(folder / "checkpoints" / f"{kind}.pth") for folder in (one, other))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    logs = [read_rows(folder / "log.csv", ("epoch", "loss")) for folder in (one, other)]
+    for row in [row for log in logs for row in log]:
+        row.pop("seconds")
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 2
+
+
+def scramble_unasked(source: Path, target: Path, run: RunFolder) -> int:
+    """Copy a data root; make every mask pixel that was not asked noise; return the asked count."""
+    shutil.copytree(source, target)
+    asked = read_points(run.ledger)
+    rng = np.random.default_rng(0)
+    for path in (target / "gts").rglob("*.png"):
+        mask = read_mask(path)
+        noise = rng.random(mask.shape) < 0.5
+        name = path.relative_to(target / "gts" / "SAMPLE-TR") if "SAMPLE-TR" in path.parts else None
+        for point in asked:
+            if name is not None and Path(point.image).with_suffix(".png") == name:
+                noise[point.y, point.x] = mask[point.y, point.x]
+        cv2.imwrite(str(path), noise.astype(np.uint8) * 255)
+    return len(asked)
+
+
+@pytest.mark.parametrize("mode", ["pixel", "region"])
+def test_nothing_but_the_asked_pixels_reaches_points_losses_and_weights(
+    tiny: list[str], sample_root: Path, tmp_path: Path, mode: str
+) -> None:
+    flags = flag(tiny, "label_mode", mode)
+    run = run_rounds(flags)
+    scrambled = tmp_path / "scrambled"
+    asked = scramble_unasked(sample_root, scrambled, run)
+    config = config_of(flags)
+    validation = len(read_points(run.validation_points))
+    training = sum(len(read_points(run.points("points", r))) for r in range(2))
+    assert asked == validation + training
+    assert training % config.points_per_image == 0
+
+    again = run_rounds(flag(flag(flags, "runs", tmp_path / "again"), "data_root", scrambled))
+    for index in range(2):
+        one, other = run.points("points", index), again.points("points", index)
+        assert one.read_bytes() == other.read_bytes()
+        assert_same_training(one.parent, other.parent)
+
+
+def test_points_train_without_any_mask(tiny: list[str], sample_root: Path, tmp_path: Path) -> None:
+    run = run_rounds(tiny)
+    bare = tmp_path / "bare"
+    shutil.copytree(sample_root, bare)
+    shutil.rmtree(bare / "gts")
+    (bare / "gts").write_text("no masks here")
+    copied = tmp_path / "copied" / "tiny"
+    for name in ("round_00/points.csv", "round_01/points.csv", "validation/points.csv"):
+        (copied / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(run.root / name, copied / name)
+    flags = flag(flag(tiny, "runs", copied.parent), "data_root", bare)
+    train.main(flag(flags, "round", 1))
+    assert_same_training(run.root / "round_01", copied / "round_01")
+
+
+def test_masks_do_change_a_dense_training(
+    tiny: list[str], sample_root: Path, tmp_path: Path
+) -> None:
+    """The counterpart of the strictness test: it can fail."""
+    run = run_rounds(tiny)
+    scrambled = tmp_path / "scrambled"
+    scramble_unasked(sample_root, scrambled, run)
+    train.main(flag(tiny, "arm", "dense"))
+    other = flag(flag(tiny, "runs", tmp_path / "again"), "data_root", scrambled)
+    train.main(flag(other, "arm", "dense"))
+    with pytest.raises(AssertionError):
+        assert_same_training(run.root / "dense", run_of(other).root / "dense")
+
+
+@pytest.mark.parametrize("arm", ["dense", "points"])
+def test_a_resumed_training_ends_as_an_undisturbed_one(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str
+) -> None:
+    flags = flag(flag(tiny, "arm", arm), "workers", 0)
+    points = ["--losses_points", "bce=1+coherence=0.3+consistency=1"]
+    asking.main([*tiny, *points])
+    train.main([*flags, *points])
+    folder = run_of(tiny).training(arm, 0)
+
+    stopped = flag(flags, "runs", tmp_path / "stopped") + points
+    asking.main([*flag(tiny, "runs", tmp_path / "stopped"), *points])
+    step = train.Trainer.step
+    count = 0
+
+    def stops(self: train.Trainer, *args: torch.Tensor) -> tuple:
+        nonlocal count
+        count += 1
+        if count == len(self.sampler) + 2:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(train.Trainer, "step", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(stopped)
+    monkeypatch.undo()
+    assert not run_of(stopped).trained(arm, 0).exists()
+    train.main(stopped)
+    assert_same_training(folder, run_of(stopped).training(arm, 0))
+
+
+def test_a_finished_training_is_left_alone(tiny: list[str]) -> None:
+    flags = flag(tiny, "arm", "dense")
+    train.main(flags)
+    last = run_of(tiny).checkpoint("dense", 0, "last")
+    before = last.stat().st_mtime_ns
+    train.main(flags)
+    assert last.stat().st_mtime_ns == before
+
+
+def test_snapshots_and_best_are_kept(tiny: list[str]) -> None:
+    train.main(flag(tiny, "arm", "dense"))
+    run = run_of(tiny)
+    names = [path.name for path in sorted(run.snapshots("dense", 0).iterdir())]
+    assert names == ["epoch_0001.pth", "epoch_0002.pth"]
+    errors = [float(row["val_MAE"]) for row in read_rows(run.root / "dense/log.csv", ("val_MAE",))]
+    best = load_checkpoint(run.checkpoint("dense", 0, "best"))
+    assert best["val_MAE"] == pytest.approx(min(errors), abs=1e-6)
+    assert best["config"]["backbone"] == "resnet18"
+
+
+def test_warm_start_begins_where_the_last_round_ended(tiny: list[str]) -> None:
+    flags = [*tiny, "--warm_start", "--lr", "0", "--weight_decay", "0"]
+    run = run_rounds(flags)
+    first, second = (weights(run.checkpoint("points", r, "last")) for r in range(2))
+    changed = {key for key in first if not torch.equal(first[key], second[key])}
+    assert all("running_" in key or "num_batches" in key for key in changed)
+
+
+def test_the_network_learns_its_training_images(tiny: list[str]) -> None:
+    """Overfit: with masks, and without augmentation, the error falls far below the prior's."""
+    plain = "--flip 0 --crop 1 --rotate 0 --colour 0 --pepper 0 --epochs 15 --snapshots 1".split()
+    flags = [*tiny, *plain, "--width", "32", "--size", "64"]
+    trainer = train.Trainer(config_of(flags), "dense", 0)
+    trainer.fit()
+    losses = [row["bce"] for row in trainer.rows]
+    assert losses[-1] < 0.4 * losses[0]
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: object) -> tuple[torch.Tensor, dict]:
+        return torch.full((), float("nan"), requires_grad=True), {}
+
+    monkeypatch.setattr(train, "total_loss", diverge)
+    with pytest.raises(UserError, match="loss is nan in epoch 1"):
+        train.main(flag(tiny, "arm", "dense"))
+
+
+def test_train_refuses_a_damaged_set_and_names_the_file(
+    tiny: list[str], sample_root: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(sample_root, broken)
+    image = sorted((broken / "images/SAMPLE-TR").iterdir())[7]
+    image.write_bytes(image.read_bytes()[:600])
+    with pytest.raises(UserError, match=image.name):
+        train.main(flag(flag(tiny, "data_root", broken), "arm", "dense"))
+
+
+def test_validation_error_is_the_mean_absolute_error(tiny: list[str]) -> None:
+    asking.main(tiny)
+    trainer = train.Trainer(config_of(tiny), "dense", 0)
+
+    class Constant(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> object:
+            logits = torch.full((len(images), 1, *images.shape[-2:]), float(np.log(0.3 / 0.7)))
+            return Prediction(logits, logits)
+
+    share = float(torch.stack([labels[1] for labels in trainer.validation.labels]).float().mean())
+    error = trainer.validation.error(Constant(), trainer.machine)
+    assert error == pytest.approx(share * 0.7 + (1 - share) * 0.3, abs=1e-6)

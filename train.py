@@ -1,0 +1,306 @@
+"""Train one saliency network: on dense masks, or on the points of rounds 0..r.
+
+``python train.py --trial T --arm dense`` or ``--arm points --round 3``. The training's files lie
+in ``runs/<trial>/dense`` or ``runs/<trial>/round_03``. Interrupted, the same command goes on after
+the last whole epoch; finished, it does nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from tqdm import tqdm
+
+import config as settings
+from config import Config
+from datasets.augment import Augmentation
+from datasets.cache import ResizedImages, ResizedMasks, native_sizes
+from datasets.check import require_usable
+from datasets.index import Sample, list_sets, split_train_validation
+from datasets.points import Point, by_image, check_points, read_points
+from datasets.superpixels import SuperpixelCache, read_label_map, spread
+from datasets.training import Labels, MaskLabels, PointLabels, TrainingSet, make_loader
+from losses import Supervision, total_loss
+from models import SaliencyNet, build_model
+from utils.checkpoints import load_checkpoint, load_weights_into, save_checkpoint
+from utils.device import Machine, choose_machine, worker_count
+from utils.errors import UserError, run_script
+from utils.files import write_json
+from utils.logs import TrainingLog
+from utils.run_folder import ARMS, RunFolder
+from utils.schedule import cyclic_cosine, snapshot_epochs
+from utils.seeding import random_state, restore_random_state, seed_everything
+
+
+def read_supervision(
+    config: Config, run: RunFolder, arm: str, last_round: int, samples: Sequence[Sample]
+) -> Labels:
+    """Return the labels of the training images: masks, or the points of rounds 0..last_round."""
+    if arm == "dense":
+        return MaskLabels(ResizedMasks(samples, config.size, config.cache_mb, "training"))
+    points: list[Point] = []
+    for index in range(last_round + 1):
+        path = run.points(arm, index)
+        found = read_points(path)
+        check_points(found, samples, path)
+        points += found
+    of_image = by_image(points, (sample.name for sample in samples))
+    sizes = native_sizes(samples)
+    maps = None
+    if config.label_mode == "region":
+        regions = SuperpixelCache(run.superpixels, config.superpixels)
+        pairs = zip(samples, of_image, strict=True)
+        work = tqdm(pairs, "spreading labels", len(samples), unit="image", leave=False)
+        maps = [spread(found, regions(sample)) for sample, found in work]
+    elif config.label_mode == "region_mask":
+        folder = run.region_labels(arm, last_round)
+        maps = [
+            read_label_map(folder / f"{sample.name}.png", (height, width))
+            for sample, (width, height) in zip(samples, sizes, strict=True)
+        ]
+    return PointLabels(of_image, sizes, config.size, maps)
+
+
+class Validation:
+    """The held-out images, known by points or by masks: the mean absolute error of their maps.
+
+    Random points are a fair sample of the pixels, so the error at them estimates the error on
+    the masks without bias.
+    """
+
+    def __init__(self, config: Config, run: RunFolder, arm: str, samples: Sequence[Sample]) -> None:
+        self.images = ResizedImages(samples, config.size, config.cache_mb, "validation")
+        self.batch_size = config.batch_size
+        if arm == "dense":
+            masks = ResizedMasks(samples, config.size, config.cache_mb, "validation")
+            labels: Labels = MaskLabels(masks)
+        else:
+            found = read_points(run.validation_points)
+            check_points(found, samples, run.validation_points)
+            of_image = by_image(found, (sample.name for sample in samples))
+            labels = PointLabels(of_image, native_sizes(samples), config.size)
+        self.labels = [torch.from_numpy(labels.at(i, np.eye(3))) for i in range(len(samples))]
+
+    @torch.no_grad()
+    def error(self, model: SaliencyNet, machine: Machine) -> float:
+        """Return the mean absolute error over all labelled pixels, in [0, 1]."""
+        model.eval()
+        wrong = count = 0.0
+        for start in range(0, len(self.images), self.batch_size):
+            indices = range(start, min(start + self.batch_size, len(self.images)))
+            with machine.autocast():
+                logits = model(to_floats(self.images.batch(indices), machine)).logits
+            prob = logits.float().sigmoid()[:, 0]
+            labels = torch.stack([self.labels[index] for index in indices]).to(machine.device)
+            background, foreground = labels.float().unbind(1)
+            wrong += float((background * prob + foreground * (1 - prob)).double().sum())
+            count += float(labels.double().sum())
+        return wrong / max(count, 1.0)
+
+
+def to_floats(images: torch.Tensor, machine: Machine) -> torch.Tensor:
+    """Move uint8 images (B, 3, H, W) to the device as float RGB in [0, 1]."""
+    images = images.to(machine.device, non_blocking=True).float() / 255
+    return images.contiguous(memory_format=machine.memory_format)
+
+
+def make_optimizer(model: SaliencyNet, config: Config) -> torch.optim.Optimizer:
+    """Return the config's optimiser over the network's parameter groups."""
+    groups = model.parameter_groups(config.lr, config.backbone_lr, config.weight_decay)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups)
+
+
+class Trainer:
+    """One training: its network, its optimiser, and where it stands."""
+
+    def __init__(self, config: Config, arm: str, round_index: int) -> None:
+        self.config, self.arm, self.round = config, arm, round_index
+        self.run = RunFolder(config.run_folder)
+        self.folder = self.run.training(arm, round_index)
+        self.machine = choose_machine(config.device, config.precision)
+        dense = arm == "dense"
+        self.weights = config.losses_dense if dense else config.losses_points
+        seed_everything(config.seed)
+        samples = list_sets(config.data_root, config.trainset)
+        train, held_out = split_train_validation(samples, config.validation_fraction, config.seed)
+        if len(train) < 2 or not held_out:
+            raise UserError(
+                f"{config.trainset}: {len(samples)} images: at least 3 are needed, 2 to train on "
+                "and 1 to validate"
+            )
+        images = ResizedImages(train, config.size, config.cache_mb, "training")
+        labels = read_supervision(config, self.run, arm, round_index, train)
+        augmentation = Augmentation(
+            config.flip, config.crop, config.rotate, config.colour, config.pepper
+        )
+        self.loader, self.sampler = make_loader(
+            TrainingSet(images, labels, augmentation, config.seed),
+            config.batch_size,
+            config.seed,
+            worker_count(config.workers, self.machine),
+            pin_memory=self.machine.device.type == "cuda",
+        )
+        self.validation = Validation(config, self.run, arm, held_out)
+        self.snapshot_epochs = snapshot_epochs(config.epochs, config.snapshots, config.first_cycle)
+        self.epoch, self.best, self.rows = 0, math.inf, []
+        self._build()
+
+    def _build(self) -> None:
+        """Make network and optimiser, from the last whole epoch where there is one."""
+        config, device = self.config, self.machine.device
+        last = self.run.checkpoint(self.arm, self.round, "last")
+        state = load_checkpoint(last, ("model", "config", "training")) if last.exists() else None
+        earlier = self.run.checkpoint(self.arm, self.round - 1, "last") if self.round else None
+        warm = config.warm_start and self.arm != "dense" and earlier is not None and state is None
+        source = "none" if state is not None or warm else config.backbone_weights
+        model, report = build_model(config.backbone, config.width, source)
+        if report.missing:
+            print(f"backbone weights: not in the file: {', '.join(report.missing)}")
+        if state is not None:
+            load_weights_into(model, state, last)
+        elif warm:
+            load_weights_into(model, load_checkpoint(earlier), earlier)
+        self.model = model.to(device, memory_format=self.machine.memory_format)
+        self.optimizer = make_optimizer(self.model, config)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.scaler = torch.amp.GradScaler(enabled=self.machine.dtype == torch.float16)
+        if state is not None:
+            self._restore(state["training"])
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.best, self.rows = state["epoch"], state["best"], state["rows"]
+        restore_random_state(state["random"])
+        print(f"{self.folder}: going on after epoch {self.epoch} of {self.config.epochs}")
+
+    def fit(self) -> None:
+        """Train to the last epoch, saving after each, and write the summary."""
+        started = time.monotonic()
+        with TrainingLog(self.folder, self.rows) as log:
+            while self.epoch < self.config.epochs:
+                began = time.monotonic()
+                row = self.train_epoch()
+                self.epoch += 1
+                error = self.validation.error(self.model, self.machine)
+                row |= {"val_MAE": error, "seconds": time.monotonic() - began}
+                log.add({"epoch": self.epoch, **row})
+                self.save(error)
+        summary = {"arm": self.arm, "round": self.round, "epochs": self.epoch}
+        summary |= {"best_val_MAE": self.best, "seconds": round(time.monotonic() - started, 1)}
+        write_json(self.run.trained(self.arm, self.round), summary)
+
+    def train_epoch(self) -> dict[str, float]:
+        """Train one epoch; return the mean of the total loss and of each of its parts."""
+        self.model.train()
+        self.sampler.epoch = self.epoch
+        sums: dict[str, torch.Tensor] = {}
+        bar = tqdm(
+            self.loader,
+            f"{self.folder.name} epoch {self.epoch + 1}/{self.config.epochs}",
+            unit="batch",
+            leave=False,
+        )
+        for index, batch in enumerate(bar):
+            self._set_rates(self.epoch * len(self.sampler) + index)
+            total, parts = self.step(to_floats(batch.images, self.machine), batch.labels)
+            for name, value in {"loss": total, **parts}.items():
+                sums[name] = sums.get(name, 0.0) + value
+        means = {name: float(value) / len(self.sampler) for name, value in sums.items()}
+        if not math.isfinite(means["loss"]):
+            raise UserError(
+                f"{self.folder}: the loss is {means['loss']} in epoch {self.epoch + 1}: lower --lr "
+                "(or set --precision fp32) in a new trial; the epochs before are kept"
+            )
+        return means
+
+    def _set_rates(self, step: int) -> None:
+        """Set the learning rates of an optimiser step, counted from the training's first."""
+        length = len(self.sampler)
+        ends = [epoch * length for epoch in self.snapshot_epochs]
+        factor = cyclic_cosine(step, self.config.epochs * length, ends)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def step(
+        self, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Take one optimiser step; return the total loss and its parts, detached."""
+        with self.machine.autocast():
+            logits = self.model(images).logits
+            small_logits = None
+            if self.weights.get("consistency"):
+                size = max(32, round(images.shape[-1] * self.config.small_scale))
+                small = functional.interpolate(images, size=(size, size), mode="bilinear")
+                small_logits = self.model(small).logits
+        labels = labels.to(self.machine.device, non_blocking=True).float()
+        supervision = Supervision(labels, images, small_logits)
+        total, parts = total_loss(logits, supervision, self.weights)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        if self.config.clip:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return total.detach(), parts
+
+    def save(self, error: float) -> None:
+        """Save the whole state as ``last``; ``best`` and the snapshot where they are due."""
+        weights = {"model": self.model.state_dict(), "config": settings.to_dict(self.config)}
+        weights |= {"arm": self.arm, "round": self.round, "epoch": self.epoch, "val_MAE": error}
+        if self.epoch in self.snapshot_epochs:
+            folder = self.run.snapshots(self.arm, self.round)
+            save_checkpoint(folder / f"epoch_{self.epoch:04d}.pth", weights)
+        if error < self.best:
+            self.best = error
+            save_checkpoint(self.run.checkpoint(self.arm, self.round, "best"), weights)
+        training = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "best": self.best,
+            "rows": self.rows,
+            "random": random_state(),
+        }
+        # Last of all: an epoch counts as done when this file holds it.
+        last = self.run.checkpoint(self.arm, self.round, "last")
+        save_checkpoint(last, weights | {"training": training})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what the command line asks for; see the module's text."""
+
+    def extend(parser: Any) -> None:
+        parser.add_argument("--arm", choices=ARMS, default="points", help="what supervises")
+        parser.add_argument("--round", type=int, default=0, help="train on rounds 0..round")
+
+    config, args = settings.parse(argv, __doc__, extend)
+    settings.check_names(config)
+    if not 0 <= args.round < config.rounds:
+        raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
+    settings.save(config)
+    run = RunFolder(config.run_folder)
+    done: Path = run.trained(args.arm, args.round)
+    if done.exists():
+        print(f"{done.parent}: trained already")
+        return 0
+    dense = args.arm == "dense"
+    require_usable(config.data_root, config.trainset, "", train_masks=dense, test_masks=False)
+    trainer = Trainer(config, args.arm, args.round)
+    trainer.fit()
+    print(f"{done.parent}: trained, best validation error {trainer.best:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
