@@ -346,13 +346,18 @@ def resolve(flags: dict[str, Any]) -> Config:
     # The folder of runs may have been moved since: it is where this file was found.
     config = dataclasses.replace(saved, **{"runs": defaults.runs, **flags})
     changed = {k: v for k, v in differences(saved, config).items() if k not in FREE}
-    if changed:
+    if changed and _has_begun(path.parent):
         listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
         raise UserError(
             f"{path}: the trial began with other settings ({listed}): give the trial another "
             "name, or delete its folder to begin anew"
         )
     return config
+
+
+def _has_begun(run_folder: Path) -> bool:
+    """Whether a stage has left anything in the trial's folder."""
+    return any(entry.is_dir() for entry in run_folder.iterdir())
 
 
 def parse(
@@ -384,6 +389,15 @@ def save(config: Config) -> Path:
     return path
 
 
+def _check_sets(config: Config) -> None:
+    """Raise `UserError` if the data root, or an image of one of its named sets, is missing."""
+    from datasets.index import list_set, list_sets, split_set_names
+
+    list_sets(config.data_root, config.trainset)
+    for name in split_set_names(config.testsets) if config.testsets else []:
+        list_set(config.data_root, name)
+
+
 def _tell_edited_defaults(config: Config) -> None:
     """Say which defaults of this file an older trial does not follow."""
     base = SAMPLE if config.sample else {}
@@ -404,6 +418,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, args = parse(argv, "Resolve the settings of a trial.", extend)
     check_names(config)
     if args.save:
+        if not config.sample:
+            _check_sets(config)
         save(config)
         _tell_edited_defaults(config)
     for name in args.print:

@@ -41,9 +41,9 @@ fi
 check=(--data_root "$data_root" --trainset "$trainset")
 if [ "$with_dense" = 0 ]; then check+=(--no-train-masks); fi
 if [ -n "$testsets" ]; then check+=(--testsets "$testsets"); fi
-if [ ! -e "$run/data_checked" ]; then
+if [ "$(cat "$run/data_checked" 2> /dev/null)" != "${check[*]}" ]; then
     stage -m datasets.check "${check[@]}"
-    touch "$run/data_checked"
+    echo "${check[*]}" > "$run/data_checked"
 fi
 
 one_round() { # arm round

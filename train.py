@@ -288,7 +288,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings.check_names(config)
     if not 0 <= args.round < config.rounds:
         raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
-    settings.save(config)
     run = RunFolder(config.run_folder)
     done: Path = run.trained(args.arm, args.round)
     if done.exists():
@@ -296,6 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     dense = args.arm == "dense"
     require_usable(config.data_root, config.trainset, "", train_masks=dense, test_masks=False)
+    settings.save(config)
     trainer = Trainer(config, args.arm, args.round)
     trainer.fit()
     print(f"{done.parent}: trained, best validation error {trainer.best:.4f}")

@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings.check_names(config)
     if not 0 <= args.round < config.rounds:
         raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
-    settings.save(config)
     if args.round == 0:
         require_usable(config.data_root, config.trainset, "", train_masks=False, test_masks=False)
+    settings.save(config)
     print(f"{ask_round(config, args.arm, args.round)}: answered")
     return 0
 

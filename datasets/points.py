@@ -8,7 +8,7 @@ foreground and 0 for background. A file holds the answers of one round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,21 +116,3 @@ def count_labels(points: np.ndarray, pixels: np.ndarray, size: int) -> np.ndarra
     x, y = nearest[inside].T
     np.add.at(labels, (points[inside, 2], y, x), 1)
     return labels
-
-
-def label_statistics(
-    points: Iterable[Point], labelled_pixels: Mapping[str, tuple[int, int]]
-) -> dict[str, float]:
-    """Return points an image and the percentage of labelled pixels.
-
-    Args:
-        points: all answers.
-        labelled_pixels: for each image of the split, (labelled pixels, all pixels).
-    """
-    images = max(len(labelled_pixels), 1)
-    labelled = sum(pair[0] for pair in labelled_pixels.values())
-    pixels = max(sum(pair[1] for pair in labelled_pixels.values()), 1)
-    return {
-        "points": sum(1 for _ in points) / images,
-        "labelled_percent": 100.0 * labelled / pixels,
-    }

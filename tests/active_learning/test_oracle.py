@@ -1,0 +1,172 @@
+"""The oracle tells what it is asked, counts it once, and is alone in opening masks."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import active_learning.oracle as oracle_module
+from active_learning.oracle import MaskOracle, leak_regions
+from datasets.images import read_mask
+from datasets.index import Sample
+from datasets.points import Point, read_points
+from utils.errors import UserError
+
+WIDTH, HEIGHT = 9, 6
+
+
+def make(folder, name, mask, size=None):
+    """Write an image and its mask (bool); the image has the mask's size unless one is given."""
+    sample = Sample(name, folder / "images" / name, folder / "gts" / name, "TR", "")
+    for path in (sample.image, sample.mask):
+        path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", size or mask.shape[::-1], (90, 20, 200)).save(sample.image)
+    Image.fromarray(mask.astype(np.uint8) * 255).save(sample.mask)
+    return sample
+
+
+@pytest.fixture
+def mask():
+    return np.random.default_rng(3).random((HEIGHT, WIDTH)) < 0.4
+
+
+@pytest.fixture
+def sample(tmp_path, mask):
+    return make(tmp_path, "größe 1.png", mask)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The masks that the oracle opens, in order."""
+    paths = []
+
+    def spy(path):
+        paths.append(path)
+        return read_mask(path)
+
+    monkeypatch.setattr(oracle_module, "read_mask", spy)
+    return paths
+
+
+def test_answers_are_the_mask_at_x_y(tmp_path, sample, mask):
+    y, x = (axis.ravel() for axis in np.indices(mask.shape))
+    answers = MaskOracle(tmp_path / "ledger.csv").ask(sample, np.stack([x, y], axis=1), 2)
+    expected = [
+        Point(sample.name, int(a), int(b), int(mask[b, a]), 2) for a, b in zip(x, y, strict=True)
+    ]
+    assert answers == expected
+    assert {type(value) for value in answers[0][1:]} == {int}
+
+
+def test_the_ledger_is_the_set_of_asked_pixels_and_survives(tmp_path, sample, mask, opened):
+    other = make(tmp_path, "other.png", ~mask)
+    path = tmp_path / "oracle" / "ledger.csv"
+    first = MaskOracle(path)
+    first.ask(sample, np.array([[0, 0], [8, 5]]), 0)
+    first.ask(other, np.array([[8, 5]]), 0)
+    first.ask(sample, np.array([[8, 5], [3, 2]]), 1)
+    assert not path.exists()
+    first.save()
+    expected = [
+        Point(sample.name, 0, 0, int(mask[0, 0]), 0),
+        Point(sample.name, 8, 5, int(mask[5, 8]), 0),
+        Point(other.name, 8, 5, int(not mask[5, 8]), 0),
+        Point(sample.name, 3, 2, int(mask[2, 3]), 1),
+    ]
+    assert read_points(path) == expected
+    before = path.read_bytes()
+
+    opened.clear()
+    second = MaskOracle(path)
+    second.ask(other, np.array([[1, 1]]), 2)
+    second.save()
+    assert read_points(path) == [*expected, Point(other.name, 1, 1, int(not mask[1, 1]), 2)]
+    assert path.read_bytes().startswith(before)
+
+
+def test_a_mask_is_opened_for_new_pixels_only(tmp_path, sample, opened):
+    path = tmp_path / "ledger.csv"
+    pixels = np.array([[0, 0], [8, 5], [4, 4]])
+    oracle = MaskOracle(path)
+    assert opened == []
+    first = oracle.ask(sample, pixels, 0)
+    assert opened == [sample.mask]
+    assert oracle.ask(sample, pixels, 0) == first
+    assert oracle.ask(sample, pixels[1:], 3) == [point._replace(round=3) for point in first[1:]]
+    oracle.ask(sample, pixels[:0], 4)
+    assert opened == [sample.mask]
+    oracle.save()
+    ledger = path.read_bytes()
+
+    sample.mask.unlink()
+    again = MaskOracle(path)
+    assert again.ask(sample, pixels, 0) == first
+    again.save()
+    assert opened == [sample.mask]
+    assert path.read_bytes() == ledger
+
+    with pytest.raises(UserError, match="no such file"):
+        again.ask(sample, np.array([[0, 0], [1, 0]]), 1)
+
+
+@pytest.mark.parametrize("size", [(WIDTH - 1, HEIGHT), (WIDTH, HEIGHT + 3), (HEIGHT, WIDTH)])
+def test_a_mask_of_another_size_is_told(tmp_path, mask, size):
+    sample = make(tmp_path, "odd.png", mask, size)
+    oracle = MaskOracle(tmp_path / "ledger.csv")
+    # The pixel lies in both: only the sizes tell that the mask is not the image's.
+    told = rf"gts/odd\.png: {WIDTH} x {HEIGHT} pixels.*odd\.png has {size[0]} x {size[1]}: "
+    with pytest.raises(UserError, match=told):
+        oracle.ask(sample, np.array([[0, 0]]), 0)
+    assert oracle.ledger == {}
+    regions = np.zeros(size[::-1], np.int32)
+    with pytest.raises(UserError, match=told):
+        leak_regions(sample, np.array([[0, 0, 1]]), regions, tmp_path / "maps")
+    assert not (tmp_path / "maps").exists()
+
+
+def test_a_damaged_ledger_is_told(tmp_path):
+    path = tmp_path / "ledger.csv"
+    path.write_text("image,x,y,label,round\na.png,1,1,7,0\n")
+    with pytest.raises(UserError, match=r"ledger\.csv, line 2: label 7"):
+        MaskOracle(path)
+
+
+def test_leaked_regions_are_the_mask_in_asked_superpixels(tmp_path, sample, mask):
+    regions = np.repeat(np.arange(3), 3)[None].repeat(HEIGHT, axis=0).astype(np.int32)
+    label_map = leak_regions(sample, np.array([[0, 0, 1], [8, 5, 0]]), regions, tmp_path / "maps")
+    expected = np.where(mask, 255, 0)
+    expected[:, 3:6] = 128
+    assert label_map.dtype == np.uint8
+    assert (label_map == expected).all()
+    stored = np.asarray(Image.open(tmp_path / "maps" / f"{sample.name}.png"))
+    assert (stored == expected).all()
+
+
+def names_in(path):
+    """Every name, attribute and import of a source file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.alias):
+            found.update(node.name.split("."))
+    return found
+
+
+def test_only_the_oracle_can_open_a_mask():
+    openers = {"read_mask", "read_grey", "ResizedMasks", "MASKS_FOLDER", "mask"}
+    sources = sorted(Path(oracle_module.__file__).parent.rglob("*.py"))
+    assert {path.name for path in sources} >= {"query.py", "selection.py", "oracle.py"}
+    using = {path.name: names_in(path) & openers for path in sources}
+    assert using.pop("oracle.py") == {"read_mask", "mask"}
+    assert set().union(*using.values()) == set()
+    # Nor are files read by other means than those that read images, points and snapshots.
+    readers = {"open", "imread", "imdecode", "fromfile", "Image", "read_bytes"}
+    for path in sources:
+        assert not names_in(path) & readers, path.name

@@ -1,0 +1,387 @@
+"""Settings: flags, files, and what is refused."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import config as settings
+from config import FIELDS, FREE, SAMPLE, TYPES, Config, Weights, from_dict, parse, resolve, save
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Another valid value for each field, as typed; the parsed value where it is not the same text.
+OTHER = {
+    "trial": "t 1",
+    "runs": "elsewhere",
+    "data_root": "some/where",
+    "trainset": "A+B",
+    "testsets": "C",
+    "validation_fraction": "0.2",
+    "seed": "7",
+    "backbone": "resnet50",
+    "backbone_weights": "w.pth",
+    "width": "32",
+    "size": "352",
+    "epochs": "12",
+    "batch_size": "4",
+    "optimizer": "sgd",
+    "lr": "0.02",
+    "backbone_lr": "0.5",
+    "weight_decay": "0",
+    "clip": "0",
+    "snapshots": "5",
+    "first_cycle": "1",
+    "warm_start": True,
+    "losses_dense": ("bce=2+iou", {"bce": 2.0, "iou": 1.0}),
+    "losses_points": ("bce=1+coherence=0.5", {"bce": 1.0, "coherence": 0.5}),
+    "small_scale": "0.25",
+    "flip": "0",
+    "crop": "1",
+    "rotate": "0",
+    "colour": "1",
+    "pepper": "0",
+    "rounds": "2",
+    "points_per_image": "20",
+    "points_per_round": "2+2+2+2+2",
+    "label_mode": "region",
+    "superpixels": "300",
+    "attack": "none",
+    "attack_eps": "4",
+    "attack_step": "1",
+    "attack_steps": "2",
+    "attack_patches": "2",
+    "acquisition": "entropy",
+    "vote_kernel": "1",
+    "vote_sigma": "0.2",
+    "candidates_percent": "100",
+    "candidates_max": "50",
+    "diversity": "none",
+    "with_dense": False,
+    "with_random": False,
+    "device": "cpu",
+    "precision": "bf16",
+    "workers": "0",
+    "cache_mb": "0",
+}
+
+
+def flags_of(name):
+    """The command line that gives a field its other value, and that value."""
+    value = OTHER[name]
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"], value
+    text, parsed = value if isinstance(value, tuple) else (value, TYPES[name](value))
+    return [f"--{name}", text], parsed
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+def begin(runs, *flags):
+    """Begin a trial and return its settings."""
+    found, _ = parse(["--runs", str(runs), *flags], "")
+    save(found)
+    (found.run_folder / "round_00").mkdir()
+    return found
+
+
+def refused(argv, match):
+    with pytest.raises(UserError, match=match) as raised:
+        parse(argv, "")
+    assert "\n" not in str(raised.value)
+
+
+def test_every_field_has_another_value_here():
+    assert set(OTHER) == set(FIELDS)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_has_a_flag_and_a_working_parse(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv, value = flags_of(name)
+    base = ["--data_root", "data/mine", "--trainset", "MINE"] if name == "data_root" else []
+    plain, _ = parse(base, "")
+    found, rest = parse([*base, *argv], "")
+    assert getattr(found, name) == value
+    assert type(getattr(found, name)) is type(getattr(plain, name))
+    assert getattr(plain, name) != value, "the flag changes nothing"
+    assert vars(rest) == {}
+    assert set(settings.differences(plain, found)) == {name}
+
+
+def test_every_field_has_help_and_its_default_is_told():
+    text = " ".join(settings.make_parser("About.").format_help().split())
+    assert text.startswith("usage:")
+    for name, field in FIELDS.items():
+        assert field.metadata["help"]
+        assert f"--{name}" in text
+        assert " ".join(field.metadata["help"].split()) in text
+    assert "SUPPRESS" not in text
+    assert "(default: vgg16_bn)" in text
+    assert "(default: bce=1+coherence=0.3)" in text
+    assert "(default: True)" in text
+
+
+def test_the_sample_has_its_own_defaults(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, _ = parse(["--size", "64"], "")
+    assert found.sample
+    assert found.size == 64
+    assert found.epochs == SAMPLE["epochs"]
+    mine, _ = parse(["--data_root", "d", "--trainset", "A"], "")
+    assert not mine.sample
+    assert mine.epochs == Config().epochs
+    refused(["--data_root", "d"], "--trainset is missing")
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--epoch", "3"], r"unknown flag --epoch; did you mean '--epochs'\?"),
+        (["--bakbone=resnet18"], r"unknown flag --bakbone; did you mean '--backbone'\?"),
+        (["--with-dense"], "unknown flag --with-dense; did you mean '--with_dense'"),
+        (["word"], "unknown flag word"),
+        (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
+        (["--epochs", "1.5"], "--epochs: invalid int value"),
+        (["--lr", "fast"], "--lr: invalid float value"),
+        (["--epochs"], "--epochs: expected one argument"),
+        (["--epochs", "0"], "--epochs 0: must be at least 1"),
+        (["--seed", "-1"], "--seed -1: must be at least 0"),
+        (["--seed", str(2**32)], "--seed .*below 2"),
+        (["--lr", "nan"], "--lr nan: must be 0 or more"),
+        (["--lr", "inf"], "--lr inf: must be 0 or more"),
+        (["--rotate", "nan"], "--rotate nan: must be between"),
+        (["--rotate", "-3"], "--rotate -3.0: must be between"),
+        (["--flip", "1.1"], "--flip 1.1: must be between 0 and 1"),
+        (["--crop", "0"], "--crop 0.0: must be above 0"),
+        (["--validation_fraction", "1"], "--validation_fraction 1.0: must be above 0"),
+        (["--candidates_percent", "101"], "--candidates_percent 101"),
+        (["--vote_kernel", "4"], "--vote_kernel 4: must be odd"),
+        (["--vote_sigma", "0"], "--vote_sigma"),
+        (["--snapshots", "99"], "--snapshots 99: must be at most epochs"),
+        (["--size", "16"], "--size 16: must be at least 32"),
+        (["--optimizer", "adam"], r"--optimizer adam: .*did you mean 'adamw'\?"),
+        (["--label_mode", "regions"], r"--label_mode regions: .*did you mean 'region'\?"),
+        (["--precision", "fp61"], "--precision fp61: .*did you mean 'fp16'"),
+        (["--trial", "../x"], "--trial .*plain folder name"),
+        (["--trial", ""], "--trial .*plain folder name"),
+        (["--trial", ".."], "--trial .*plain folder name"),
+        (["--rounds", "11"], "--rounds 11: must be at most points_per_image"),
+        (["--points_per_round", "4+3+3"], "--points_per_round .*5 numbers"),
+        (["--points_per_round", "4+2+2+2+2"], "--points_per_round .*sum to 10"),
+        (["--points_per_round", "4+0+2+2+2"], "--points_per_round"),
+        (["--points_per_round", "4,2,2,2"], "--points_per_round"),
+        (["--points_per_round", "²+2+2+2+2"], "--points_per_round"),
+        (["--points_per_round", "2+2+2+2+"], "--points_per_round"),
+        (["--losses_points", "bce=much"], "--losses_points: weight 'much' of 'bce'"),
+        (["--losses_points", "bce=1=2"], "--losses_points: weight '1=2' of 'bce'"),
+        (["--losses_points", "bce=1+bce=2"], "--losses_points: 'bce' is given twice"),
+        (["--losses_points", "bce=nan"], "--losses_points .*must be weights"),
+        (["--losses_points", "bce=-1"], "--losses_points .*must be weights"),
+        (["--losses_dense", "bce=0"], "--losses_dense .*must be weights"),
+        (["--losses_dense", ""], "--losses_dense .*must be weights"),
+    ],
+)
+def test_values_that_cannot_be_meant(argv, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(argv, told)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("backbone", "resnet81", r"unknown backbone 'resnet81'; did you mean 'resnet18'\?"),
+        ("attack", "pdg", r"unknown attack 'pdg'; did you mean 'pgd'\?"),
+        ("acquisition", "entropi", r"unknown acquisition function .*'entropy'\?"),
+        ("diversity", "facility", r"unknown diversity rule .*'facility_location'\?"),
+        ("losses_points", {"coherense": 1.0}, r"unknown loss .*'coherence'\?"),
+        ("losses_dense", {"uoi": 1.0}, "unknown loss 'uoi'"),
+        ("attack", "none", "compares a clean and an attacked prediction"),
+    ],
+)
+def test_wrong_names_are_told_with_the_closest(field, value, told):
+    config = Config(**{field: value})
+    with pytest.raises(UserError, match=told) as raised:
+        settings.check_names(config)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_defaults_go_together():
+    settings.check_names(Config())
+    settings.check_names(Config(**SAMPLE))
+    settings.check_names(Config(attack="none", acquisition="entropy"))
+    assert set(SAMPLE) <= set(FIELDS)
+    assert set(FIELDS) > FREE
+
+
+@given(st.integers(1, 60), st.data())
+def test_the_schedule_sums_to_the_budget(budget, data):
+    rounds = data.draw(st.integers(1, budget))
+    schedule = Config(points_per_image=budget, rounds=rounds).schedule
+    assert sum(schedule) == budget
+    assert len(schedule) == rounds
+    assert min(schedule) >= 1
+    assert max(schedule) - min(schedule) <= 1
+
+
+def test_a_schedule_of_ones_own():
+    config = Config(points_per_image=10, rounds=3, points_per_round="4+3+3")
+    assert config.schedule == [4, 3, 3]
+    assert Config(points_per_image=7, rounds=3).schedule == [3, 2, 2]
+
+
+def test_saved_settings_rule(runs):
+    first = begin(runs, "--epochs", "5", "--losses_points", "bce=1+coherence=0.5")
+    again, _ = parse(["--runs", str(runs)], "")
+    assert again == first
+    # The same value given again is no change.
+    assert parse(["--runs", str(runs), "--epochs", "5"], "")[0] == first
+    assert parse(["--runs", str(runs), "--lr", "1e-3"], "")[0] == first
+    # Another trial begins anew.
+    assert parse(["--runs", str(runs), "--trial", "other"], "")[0].epochs == SAMPLE["epochs"]
+
+
+def test_edited_defaults_do_not_reach_a_trial_that_has_begun(runs, monkeypatch):
+    before = begin(runs).epochs
+    monkeypatch.setitem(SAMPLE, "epochs", 99)
+    assert parse(["--runs", str(runs)], "")[0].epochs == before != 99
+
+
+def test_settings_may_change_until_a_stage_has_left_something(runs):
+    found = begin(runs)
+    (found.run_folder / "round_00").rmdir()
+    assert parse(["--runs", str(runs), "--lr", "0.5"], "")[0].lr == 0.5
+
+
+@pytest.mark.parametrize("name", sorted(set(FIELDS) - FREE - {"trial"}))
+def test_a_changed_flag_is_refused_with_old_and_new(name, runs):
+    old = begin(runs)
+    argv, value = flags_of(name)
+    told = rf"config\.json: .*{name} {re.escape(str(getattr(old, name)))} -> "
+    refused(["--runs", str(runs), *argv], told + re.escape(str(value)))
+
+
+@pytest.mark.parametrize("name", sorted(FREE - {"runs"}))
+def test_free_fields_may_change_and_stay_changed(name, runs):
+    begin(runs)
+    argv, value = flags_of(name)
+    changed, _ = parse(["--runs", str(runs), *argv], "")
+    assert getattr(changed, name) == value
+    save(changed)
+    assert getattr(parse(["--runs", str(runs)], "")[0], name) == value
+
+
+def test_runs_may_be_moved(runs, tmp_path, monkeypatch):
+    begin(runs)
+    moved = tmp_path / "moved"
+    runs.rename(moved)
+    found, _ = parse(["--runs", str(moved)], "")
+    assert found.run_folder == moved / "sample"
+    # Found in the default folder, they are used there, not where they once were.
+    monkeypatch.chdir(tmp_path)
+    moved.rename("runs")
+    assert parse([], "")[0].run_folder == Path("runs/sample")
+
+
+def test_saving_twice_leaves_the_file_alone(runs):
+    config = begin(runs)
+    path = runs / "sample" / "config.json"
+    os.utime(path, (1, 1))
+    assert save(config) == path
+    assert path.stat().st_mtime == 1
+    assert json.loads(path.read_text()) == dataclasses.asdict(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([], "holds no settings"),
+        ("text", "holds no settings"),
+        (None, "holds no settings"),
+        ({"epoch": 3}, r"unknown setting 'epoch'; did you mean 'epochs'\?"),
+        ({"epochs": "3"}, "epochs = '3' is not of type int"),
+        ({"epochs": 3.0}, "epochs = 3.0 is not of type int"),
+        ({"epochs": True}, "epochs = True is not of type int"),
+        ({"epochs": None}, "epochs = None is not of type int"),
+        ({"lr": "0.1"}, "lr = '0.1' is not of type float"),
+        ({"lr": False}, "lr = False is not of type float"),
+        ({"warm_start": 1}, "warm_start = 1 is not of type bool"),
+        ({"trial": 3}, "trial = 3 is not of type str"),
+        ({"losses_dense": "bce=1"}, "losses_dense = 'bce=1' is not of type name=weight"),
+        ({"losses_dense": {"bce": "1"}}, "losses_dense .*name=weight"),
+        ({"losses_dense": {"bce": True}}, "losses_dense .*name=weight"),
+        ({"losses_dense": ["bce"]}, "losses_dense .*name=weight"),
+        ({"epochs": -1}, "--epochs -1: must be at least 1"),
+    ],
+)
+def test_files_with_wrong_content(values, told):
+    with pytest.raises(UserError, match=told) as raised:
+        from_dict(values, "a.json")
+    assert "\n" not in str(raised.value)
+    if not str(raised.value).startswith("--"):
+        assert str(raised.value).startswith("a.json: ")
+
+
+def test_files_are_read_back():
+    config = Config(**SAMPLE)
+    through_json = json.loads(json.dumps(settings.to_dict(config)))
+    assert from_dict(through_json, "a.json") == config
+    found = from_dict({"lr": 1, "losses_dense": {"bce": 1}}, "a.json")
+    assert type(found.lr) is float
+    assert found.epochs == Config().epochs
+    assert all(kind in (str, int, float, bool, Weights) for kind in TYPES.values())
+
+
+def test_a_damaged_file_is_told_by_path(runs):
+    begin(runs)
+    path = runs / "sample" / "config.json"
+    path.write_text(path.read_text()[:-20])
+    refused(["--runs", str(runs)], re.escape(str(path)) + ".*not readable as JSON")
+
+
+def test_settings_cannot_be_changed_by_accident():
+    config = Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.epochs = 3
+    config.losses_dense["bce"] = 99.0
+    assert Config().losses_dense["bce"] == 1.0
+
+
+def test_resolve_reads_only_the_trials_own_file(runs):
+    begin(runs, "--trial", "a", "--epochs", "5")
+    assert resolve({"runs": str(runs), "trial": "b"}).epochs == SAMPLE["epochs"]
+    assert resolve({"runs": str(runs), "trial": "a"}).epochs == 5
+
+
+def test_main_prints_and_saves(runs, capsys):
+    argv = ["--runs", str(runs), "--epochs", "5"]
+    assert settings.main([*argv, "--show"]) == 0
+    assert json.loads(capsys.readouterr().out)["epochs"] == 5
+    assert not runs.exists()
+    names = ["run_folder", "epochs", "with_dense", "warm_start"]
+    settings.main([*argv, "--save", "--print", *names])
+    printed = capsys.readouterr()
+    assert printed.out.split("\n") == [str(runs / "sample"), "5", "1", "0", ""]
+    assert "epochs = 5" in printed.err
+    assert (runs / "sample" / "config.json").exists()
+    with pytest.raises(UserError, match=r"--print epoch: .*did you mean 'epochs'\?"):
+        settings.main([*argv, "--print", "epoch"])
+
+
+def test_the_command_line_tells_faults_in_one_line(runs):
+    command = [sys.executable, "config.py", "--runs", str(runs), "--losses_points", "bce=x"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"error: argument --losses_points: weight 'x' [^\n]*\n", done.stderr)
