@@ -67,7 +67,7 @@ class Config:
         {"bce": 1.0, "iou": 1.0, "ssim": 0.5}, "losses and weights for dense masks"
     )
     losses_points: Weights = knob(
-        {"bce": 1.0, "coherence": 0.3}, "losses and weights for points (consistency is another)"
+        {"bce": 1.0, "iou": 0.5, "coherence": 0.3}, "losses and weights for points"
     )
     small_scale: float = knob(0.5, "scale of the second view that the consistency loss compares")
 
@@ -137,8 +137,9 @@ SAMPLE = {
     "backbone": "resnet18",
     "backbone_weights": "none",
     "size": 96,
-    "epochs": 16,
+    "epochs": 12,
     "batch_size": 8,
+    "rounds": 3,
     "backbone_lr": 1.0,
     "crop": 0.85,
     "with_random": True,

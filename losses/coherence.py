@@ -24,8 +24,8 @@ def coherence(
 ) -> Tensor:
     """Local saliency coherence of SCWSSOD (Yu et al., AAAI 2021).
 
-    The mean over all pairs of pixels (i, j) in one kernel of ``w_ij |p_i - p_j|`` with
-    ``w_ij = exp(-|x_i - x_j|^2 / (2 place_sigma^2) - |c_i - c_j|^2 / (2 colour_sigma^2))``, a
+    The mean over pixels i of the sum over the other pixels j of its kernel of ``w_ij |p_i - p_j|``
+    with ``w_ij = exp(-|x_i - x_j|^2 / (2 place_sigma^2) - |c_i - c_j|^2 / (2 colour_sigma^2))``, a
     gated-CRF term (Obukhov et al. 2019). Image and saliency map are shrunk first. Needs no labels.
 
     Args:
@@ -38,13 +38,13 @@ def coherence(
         scale: side of the shrunk grid over the side of the map.
 
     Returns:
-        A scalar in [0, 1]; zero for a map of one pixel.
+        A scalar in [0, kernel^2 - 1]; zero for a map of one pixel.
     """
     saliency = _shrink(full_precision(logits).sigmoid(), scale)
     image = supervision.image.detach().to(saliency.dtype)
     unit = torch.tensor(_COLOUR_UNIT, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
     colours = _shrink(image / unit, scale)
-    total, pairs = (saliency * 0).sum(), 0
+    total = (saliency * 0).sum()
     for dy, dx in _half_kernel(kernel // 2):
         here, there = _overlap(saliency, dy, dx)
         here_colour, there_colour = _overlap(colours, dy, dx)
@@ -52,8 +52,7 @@ def coherence(
         place = (dy * dy + dx * dx) / (2 * place_sigma**2)
         affinity = torch.exp(-distance / (2 * colour_sigma**2) - place)
         total = total + (affinity * (here - there).abs()).sum()
-        pairs += here.numel()
-    return total / max(pairs, 1)
+    return 2 * total / saliency.numel()  # each pair was met once, and counts for both its pixels
 
 
 def _shrink(x: Tensor, scale: float) -> Tensor:
