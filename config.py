@@ -67,7 +67,7 @@ class Config:
         {"bce": 1.0, "iou": 1.0, "ssim": 0.5}, "losses and weights for dense masks"
     )
     losses_points: Weights = knob(
-        {"bce": 1.0, "iou": 0.5, "coherence": 0.3}, "losses and weights for points"
+        {"bce": 1.0, "iou": 1.0, "coherence": 0.3}, "losses and weights for points"
     )
     small_scale: float = knob(0.5, "scale of the second view that the consistency loss compares")
 
@@ -87,8 +87,8 @@ class Config:
     )
     superpixels: int = knob(200, "superpixels an image, about")
     attack: str = knob("pgd", "attack that uncovers uncertainty: a name in attacks.py, or none")
-    attack_eps: float = knob(2.0, "largest change of a pixel value, in units of 1/255")
-    attack_step: float = knob(0.5, "change of a pixel value per step, in units of 1/255")
+    attack_eps: float = knob(0.5, "largest change of a pixel value, in units of 1/255")
+    attack_step: float = knob(0.125, "change of a pixel value per step, in units of 1/255")
     attack_steps: int = knob(5, "steps of the attack")
     attack_patches: int = knob(4, "patch attacks: the image is cut into n x n patches")
     acquisition: str = knob("adversarial_shift", "uncertainty of a pixel: a name in uncertainty.py")
@@ -136,7 +136,8 @@ SAMPLE = {
     "testsets": "SAMPLE-TE",
     "backbone": "resnet18",
     "backbone_weights": "none",
-    "size": 96,
+    "size": 64,
+    "width": 32,
     "epochs": 12,
     "batch_size": 8,
     "rounds": 3,

@@ -129,7 +129,7 @@ def test_every_field_has_help_and_its_default_is_told():
         assert " ".join(field.metadata["help"].split()) in text
     assert "SUPPRESS" not in text
     assert "(default: vgg16_bn)" in text
-    assert "(default: bce=1+iou=0.5+coherence=0.3)" in text
+    assert "(default: bce=1+iou=1+coherence=0.3)" in text
     assert "(default: True)" in text
 
 
