@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from utils.cli import Parser, parse_weights
 from utils.errors import UserError, closest, run_script
 from utils.files import read_json, write_json
 
@@ -169,8 +170,10 @@ def _check_values(config: Config) -> None:
     for name, least in at_least.items():
         demand(getattr(config, name) >= least, name, f"at least {least}")
     demand(config.seed < 2**32, "seed", "below 2^32")
-    for name in ("lr", "backbone_lr", "weight_decay", "clip", "attack_eps", "attack_step"):
+    for name in ("lr", "backbone_lr", "weight_decay", "clip"):
         demand(0 <= getattr(config, name) < math.inf, name, "0 or more")
+    for name in ("attack_eps", "attack_step"):
+        demand(0 <= getattr(config, name) <= 255, name, "between 0 and 255")
     demand(0 <= config.rotate <= 180, "rotate", "between 0 and 180")
     for name in ("flip", "colour", "pepper"):
         demand(0 <= getattr(config, name) <= 1, name, "between 0 and 1")
@@ -278,39 +281,9 @@ def _type_name(kind: Any) -> str:
     return "name=weight+name=weight" if kind == Weights else kind.__name__
 
 
-def _parse_weights(text: str) -> Weights:
-    weights = {}
-    for part in filter(None, text.split("+")):
-        name, _, number = part.partition("=")
-        if name in weights:
-            raise argparse.ArgumentTypeError(f"'{name}' is given twice in '{text}': keep one")
-        try:
-            weights[name] = float(number or 1)
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"weight '{number}' of '{name}' is not a number: write it like bce=1+iou=0.5"
-            ) from None
-    return weights
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose faults are `UserError`, with the closest flag named."""
-
-    def error(self, message: str) -> Any:
-        raise UserError(f"{message} (--help lists every flag)")
-
-    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        namespace, unknown = self.parse_known_args(argv)
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            name = unknown[0].split("=")[0]
-            raise UserError(f"unknown flag {name}{closest(name, flags)} (--help lists every flag)")
-        return namespace
-
-
-def make_parser(description: str) -> _Parser:
+def make_parser(description: str) -> Parser:
     """Return a parser with one flag a field of `Config`."""
-    parser = _Parser(description=description, allow_abbrev=False)
+    parser = Parser(description=description)
     group = parser.add_argument_group("settings (config.py)")
     for name, field in FIELDS.items():
         kind, default = TYPES[name], field.default
@@ -319,7 +292,7 @@ def make_parser(description: str) -> _Parser:
             options["action"] = argparse.BooleanOptionalAction
         elif kind == Weights:
             default = "+".join(f"{k}={v:g}" for k, v in field.default_factory().items())  # type: ignore[misc]
-            options |= {"type": _parse_weights, "metavar": "NAME=WEIGHT+..."}
+            options |= {"type": parse_weights, "metavar": "NAME=WEIGHT+..."}
         else:
             options |= {"type": kind, "metavar": kind.__name__.upper()}
         text = f"{field.metadata['help']} (default: {default if default != '' else 'empty'})"
@@ -363,7 +336,10 @@ def _has_begun(run_folder: Path) -> bool:
 
 
 def parse(
-    argv: Sequence[str] | None, description: str, extend: Callable[[_Parser], None] | None = None
+    argv: Sequence[str] | None,
+    description: str,
+    extend: Callable[[Parser], None] | None = None,
+    standalone: Callable[[argparse.Namespace], bool] = lambda args: False,
 ) -> tuple[Config, argparse.Namespace]:
     """Parse a stage's command line.
 
@@ -371,6 +347,8 @@ def parse(
         argv: arguments without the program's name; None: those of the process.
         description: the first lines of ``--help``.
         extend: adds the stage's own arguments to the parser.
+        standalone: says of the stage's own arguments whether the work belongs to no trial; no
+            trial's config.json is read then.
 
     Returns:
         The settings of the trial and the stage's own arguments.
@@ -380,7 +358,10 @@ def parse(
         extend(parser)
     namespace = vars(parser.parse(argv))
     flags = {name: namespace.pop(name) for name in FIELDS if name in namespace}
-    return resolve(flags), argparse.Namespace(**namespace)
+    args = argparse.Namespace(**namespace)
+    if standalone(args):
+        return Config(**{**SAMPLE, "testsets": "", **flags}), args
+    return resolve(flags), args
 
 
 def save(config: Config) -> Path:
@@ -412,7 +393,7 @@ def _tell_edited_defaults(config: Config) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Resolve, check and print the settings; ``--save`` also writes them to the trial."""
 
-    def extend(parser: _Parser) -> None:
+    def extend(parser: Parser) -> None:
         parser.add_argument("--show", action="store_true", help="print the settings as JSON")
         parser.add_argument("--save", action="store_true", help="write them to the run folder")
         parser.add_argument("--print", nargs="+", default=[], metavar="FIELD", help="print fields")

@@ -8,6 +8,7 @@ curve of score against points. Maps that another method made are scored by ``pyt
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,31 +24,34 @@ from tqdm import tqdm
 import config as settings
 from config import Config
 from datasets.images import read_image, read_mask
-from datasets.index import list_sets, split_set_names, split_train_validation
-from datasets.points import by_image, read_points
+from datasets.index import (
+    MASKS_FOLDER,
+    Sample,
+    list_set,
+    list_sets,
+    list_split,
+    split_set_names,
+)
+from datasets.points import by_image, read_answers, read_points
 from datasets.superpixels import UNLABELLED, SuperpixelCache, spread
 from utils.errors import UserError, run_script
 from utils.files import read_json, write_json
-from utils.metrics import METRICS, ImageScores, SaliencyScores, image_scores, point_scores
+from utils.metrics import ImageScores, SaliencyScores, image_scores, point_scores
 from utils.pictures import SheetRow, draw_curve, draw_sheet
-from utils.run_folder import VALIDATION, RunFolder
-from utils.tables import read_rows, text_table, write_rows
-
-BUDGET = ("points", "labelled_percent", "region_error")
-"""Points an image; labelled share of the training pixels, percent; share of wrong labels, percent,
-if each answer is spread over its superpixel (whether or not the training did so)."""
-
-COLUMNS = ("trial", "checkpoint", "set", "images", *METRICS, "arm", "round", *BUDGET)
+from utils.run_folder import VALIDATION, RunFolder, map_of
+from utils.scores import read_scores, write_scores
+from utils.tables import text_table
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where maps and masks lie, and where the scores go."""
+    """Where maps and masks lie, and where the scores go; a data root only for a trial's own."""
 
     predictions: Path
     masks: Path
     out: Path
     trial: str
+    data_root: Path | None
 
 
 def read_map(path: Path) -> np.ndarray:
@@ -98,11 +102,16 @@ def score_set(pairs: Sequence[tuple[Path, Path]], workers: int, what: str) -> di
 def list_pairs(place: Place, checkpoint: str, set_name: str) -> list[tuple[Path, Path]]:
     """Return the (map, mask) files of a set, in order of name.
 
+    Of a trial, the images say which; of other maps, the masks do.
+
     Raises:
         UserError: the set has no masks, or some maps are missing (their number, the first names).
     """
     folder = place.masks / set_name
-    masks = sorted(folder.rglob("*.png"))
+    if place.data_root is not None:
+        masks = [sample.mask for sample in list_set(place.data_root, set_name)]
+    else:
+        masks = sorted(path for path in folder.rglob("*.png") if not path.name.startswith("."))
     if not masks:
         raise UserError(f"{folder}: no masks (*.png): check --gt_root and --testsets")
     pairs = [(place.predictions / checkpoint / set_name / m.relative_to(folder), m) for m in masks]
@@ -116,18 +125,24 @@ def list_pairs(place: Place, checkpoint: str, set_name: str) -> list[tuple[Path,
 def score_validation(config: Config, place: Place, checkpoint: str) -> dict[str, float]:
     """Score the maps of the held-out images at their labelled points, all pooled."""
     run = RunFolder(config.run_folder)
-    points = read_points(run.validation_points)
-    names = sorted({point.image for point in points})
+    held_out = training_split(config)[1]
     values, labels = [], []
-    for name, found in zip(names, by_image(points, names), strict=True):
-        path = (place.predictions / checkpoint / VALIDATION / name).with_suffix(".png")
-        values.append(read_map(path)[found[:, 1], found[:, 0]])
+    for sample, found in zip(
+        held_out, read_answers([run.validation_points], held_out), strict=True
+    ):
+        saliency = read_map(place.predictions / checkpoint / map_of(sample.name, VALIDATION))
+        values.append(saliency[found[:, 1], found[:, 0]])
         labels.append(found[:, 2])
     scores = point_scores(np.concatenate(values), np.concatenate(labels))
-    return {"images": len(names), **scores}
+    return {"images": len(held_out), **scores}
 
 
-def label_budget(config: Config, arm: str, round_index: int) -> dict[str, float]:
+def training_split(config: Config) -> tuple[list[Sample], list[Sample]]:
+    """Return the training and the held-out images of the trial."""
+    return list_split(config.data_root, config.trainset, config.validation_fraction, config.seed)
+
+
+def label_budget(config: Config, arm: str, round_index: int) -> dict[str, Any]:
     """Return points an image, labelled pixels and region-label error of rounds 0..round_index.
 
     Only here are masks compared with the labels that a training used; the result goes nowhere but
@@ -137,12 +152,11 @@ def label_budget(config: Config, arm: str, round_index: int) -> dict[str, float]
     kept = run.training(arm, round_index) / "labels.json"
     if kept.exists():
         return read_json(kept)
-    samples = list_sets(config.data_root, config.trainset)
-    train = split_train_validation(samples, config.validation_fraction, config.seed)[0]
-    points = [p for r in range(round_index + 1) for p in read_points(run.points(arm, r))]
+    train = training_split(config)[0]
+    answers = read_answers(run.answers(arm, round_index + 1), train)
     regions = SuperpixelCache(run.superpixels, config.superpixels)
     pixels = labelled = spread_labels = wrong = 0
-    work = zip(train, by_image(points, (sample.name for sample in train)), strict=True)
+    work = zip(train, answers, strict=True)
     for sample, found in tqdm(work, "label budget", len(train), unit="image", leave=False):
         region = regions(sample)
         label_map = spread(found, region)
@@ -154,9 +168,10 @@ def label_budget(config: Config, arm: str, round_index: int) -> dict[str, float]
         if sample.mask.exists():
             spread_labels += int(known.sum())
             wrong += int(((label_map == 255) != read_mask(sample.mask))[known].sum())
-    budget: dict[str, float] = {
-        "points": round(len(points) / len(train), 4),
+    budget: dict[str, Any] = {
+        "points": round(sum(map(len, answers)) / len(train), 4),
         "labelled_percent": round(100 * labelled / pixels, 4),
+        "label_mode": config.label_mode,
     }
     if spread_labels:
         budget["region_error"] = round(100 * wrong / spread_labels, 4)
@@ -165,10 +180,12 @@ def label_budget(config: Config, arm: str, round_index: int) -> dict[str, float]
 
 
 def about(config: Config, place: Place, checkpoint: str) -> dict[str, Any]:
-    """Return fingerprint, arm, round and label budget of a checkpoint, as far as they are known."""
+    """Return arm, round and label budget of a checkpoint, as far as they are known."""
     note = place.predictions / checkpoint / "made_from.json"
     made = read_json(note) if note.exists() else {}
-    known = {key: made[key] for key in ("fingerprint", "arm", "round") if key in made}
+    known = {key: made[key] for key in ("arm", "round") if key in made}
+    if place.data_root is None:
+        return known
     if known.get("arm") == "dense":
         known |= {"labelled_percent": 100.0}
     elif "arm" in known:
@@ -183,20 +200,46 @@ def score_checkpoint(
     known = about(config, place, checkpoint)
     rows = []
     for set_name in sets:
-        kept = place.predictions / checkpoint / f"{set_name}.scores.json"
-        scores = read_json(kept) if kept.exists() and "fingerprint" in known else None
-        if scores is None or scores.pop("fingerprint", None) != known["fingerprint"]:
-            if set_name == VALIDATION:
-                scores = score_validation(config, place, checkpoint)
-            else:
-                pairs = list_pairs(place, checkpoint, set_name)
-                what = f"scoring {checkpoint} on {set_name}"
-                scores = {"images": len(pairs), **score_set(pairs, workers, what)}
-            if "fingerprint" in known:
-                write_json(kept, {"fingerprint": known["fingerprint"], **scores})
-        row = {"trial": place.trial, "checkpoint": checkpoint, "set": set_name, **known, **scores}
-        rows.append({column: row.get(column, "") for column in COLUMNS})
+        row = {"trial": place.trial, "checkpoint": checkpoint, "set": set_name, **known}
+        rows.append(row | score_or_recall(config, place, checkpoint, set_name, workers))
     return rows
+
+
+def score_or_recall(
+    config: Config, place: Place, checkpoint: str, set_name: str, workers: int
+) -> dict[str, Any]:
+    """Score the maps of a set, unless the same maps and masks have been scored before.
+
+    Scores are kept in ``<SET>.scores.json`` beside the maps, with a mark of the files they are of.
+    """
+    kept = place.predictions / checkpoint / f"{set_name}.scores.json"
+    run = RunFolder(config.run_folder)
+    if set_name == VALIDATION:
+        maps = place.predictions / checkpoint / VALIDATION
+        files = [run.validation_points, *sorted(maps.rglob("*.png"))]
+    else:
+        pairs = list_pairs(place, checkpoint, set_name)
+        files = [path for pair in pairs for path in pair]
+    mark = mark_of(files)
+    known = read_json(kept) if kept.exists() else {}
+    if known.pop("mark", None) == mark:
+        return known
+    if set_name == VALIDATION:
+        scores = score_validation(config, place, checkpoint)
+    else:
+        what = f"scoring {checkpoint} on {set_name}"
+        scores = {"images": len(pairs), **score_set(pairs, workers, what)}
+    write_json(kept, {"mark": mark, **scores})
+    return scores
+
+
+def mark_of(files: Sequence[Path]) -> str:
+    """Return a hash of the names, sizes and times of files; one that is missing is marked so."""
+    digest = hashlib.blake2b(digest_size=12)
+    for path in files:
+        stat = path.stat() if path.exists() else None
+        digest.update(f"{path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
 
 
 def sets_to_score(config: Config, place: Place) -> list[str]:
@@ -205,20 +248,11 @@ def sets_to_score(config: Config, place: Place) -> list[str]:
     sets = [name for name in named if (place.masks / name).is_dir()]
     for name in set(named) - set(sets):
         print(f"{place.masks / name}: no masks: the set is not scored")
-    if place.predictions == RunFolder(config.run_folder).predictions:
-        sets += [VALIDATION] * RunFolder(config.run_folder).validation_points.exists()
+    if place.data_root is not None and RunFolder(config.run_folder).validation_points.exists():
+        sets.append(VALIDATION)
     if not sets:
         raise UserError(f"--testsets {config.testsets}: none has masks in {place.masks}")
     return sets
-
-
-def write_scores(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write ``scores.csv``: six decimals, empty where a value is unknown."""
-
-    def told(value: Any) -> Any:
-        return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
-
-    write_rows(path, COLUMNS, ({key: told(row[key]) for key in row} for row in rows))
 
 
 def read_sheet(config: Config, numbers: Path, answers: Path) -> list[SheetRow]:
@@ -228,13 +262,17 @@ def read_sheet(config: Config, numbers: Path, answers: Path) -> list[SheetRow]:
     rows = []
     with np.load(numbers, allow_pickle=False) as stored:
         for row in range(sum(1 for key in stored.files if key.startswith("name_"))):
+            found = {
+                name: stored[f"{name}_{row}"]
+                for name in ("clean", "attacked", "scores", "candidates", "known")
+                if f"{name}_{row}" in stored.files
+            }
             sample = samples[str(stored[f"name_{row}"])]
-            names = ("clean", "attacked", "scores", "candidates", "known")
-            maps = {name: stored[f"{name}_{row}"] for name in names}
             new = by_image(points, [sample.name])[0]
-            labels = spread(np.concatenate([maps["known"], new]), stored[f"regions_{row}"])
+            labels = spread(np.concatenate([found["known"], new]), stored[f"regions_{row}"])
             mask = read_mask(sample.mask) if sample.mask.exists() else None
-            rows.append(SheetRow(read_image(sample.image), mask, **maps, new=new, labels=labels))
+            image = read_image(sample.image)
+            rows.append(SheetRow(image=image, mask=mask, new=new, labels=labels, **found))
     return rows
 
 
@@ -242,14 +280,14 @@ def draw_pictures(config: Config) -> list[Path]:
     """Draw the sheets of the rounds and the curve of the trial; return the files."""
     run = RunFolder(config.run_folder)
     drawn = []
-    for index in range(1, config.rounds):
+    for index in range(config.rounds):
         folder = run.training("points", index)
         numbers, sheet = folder / "sheet.npz", folder / "sheet.png"
         if numbers.exists() and run.points("points", index).exists():
             if not sheet.exists():
                 draw_sheet(read_sheet(config, numbers, run.points("points", index)), sheet)
             drawn.append(sheet)
-    rows = read_rows(run.scores, COLUMNS)
+    rows = read_scores(run.scores)
     if any(row["arm"] == "points" for row in rows):
         draw_curve(rows, run.curve)
         drawn.append(run.curve)
@@ -264,13 +302,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--gt_root", type=Path, help="masks: <gt_root>/<SET>/")
         parser.add_argument("--out", type=Path, help="folder of scores.csv (default: the trial's)")
 
-    config, args = settings.parse(argv, __doc__, extend)
+    config, args = settings.parse(argv, __doc__, extend, lambda args: args.pred_root is not None)
+    if args.pred_root and not (args.gt_root and config.testsets):
+        raise UserError("--pred_root, --gt_root and --testsets belong together")
     run = RunFolder(config.run_folder)
+    foreign = args.pred_root is not None or args.gt_root is not None
     place = Place(
-        args.pred_root or run.predictions,
-        args.gt_root or Path(config.data_root) / "gts",
-        args.out or (args.pred_root or run.root),
-        args.pred_root.resolve().parent.name if args.pred_root else config.trial,
+        predictions=args.pred_root or run.predictions,
+        masks=args.gt_root or Path(config.data_root) / MASKS_FOLDER,
+        out=args.out or args.pred_root or run.root,
+        trial=args.pred_root.resolve().parent.name if args.pred_root else config.trial,
+        data_root=None if foreign else Path(config.data_root),
     )
     if not place.predictions.is_dir():
         raise UserError(f"{place.predictions}: no maps there: run test.py first, or --pred_root")
@@ -286,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shown = ("maxF", "wF", "S", "meanE", "MAE")
     lines = [
         [f"{row['checkpoint']} {row['set']}"]
-        + [f"{row[name]:.4f}" if row[name] != "" else "-" for name in shown]
+        + [f"{row[name]:.4f}" if name in row else "-" for name in shown]
         for row in rows
     ]
     print(text_table(["checkpoint, set", *shown], lines))

@@ -39,7 +39,6 @@ if [ "$sample" = 1 ]; then
     stage -m datasets.sample --out "$data_root"
 fi
 check=(--data_root "$data_root" --trainset "$trainset")
-if [ "$with_dense" = 0 ]; then check+=(--no-train-masks); fi
 if [ -n "$testsets" ]; then check+=(--testsets "$testsets"); fi
 if [ "$(cat "$run/data_checked" 2> /dev/null)" != "${check[*]}" ]; then
     stage -m datasets.check "${check[@]}"

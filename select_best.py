@@ -1,8 +1,9 @@
 """Choose the checkpoint to keep, and compare it with dense masks: ``select_best.py --trial T``.
 
-Reads ``runs/<trial>/scores.csv``, chooses by the held-out split (its points, lowest MAE) among the
-checkpoints with the whole label budget, writes ``best.json`` and ``summary.txt``, and prints the
-table: metric x {points, dense, ratio}.
+Reads ``runs/<trial>/scores.csv`` and chooses by the held-out split (its points, lowest MAE) among
+the tested checkpoints with the whole label budget (``--any_round``: with any). Which epoch of a
+training is its ``best`` was chosen on the same images, by train.py. Writes ``best.json`` and
+``summary.txt`` and prints the table: metric x {points, dense, ratio}.
 """
 
 from __future__ import annotations
@@ -12,16 +13,14 @@ from typing import Any
 
 import config as settings
 from config import Config
-from evaluate import COLUMNS
 from utils.errors import UserError, run_script
-from utils.files import write_json, write_text
+from utils.files import read_json, write_json, write_text
 from utils.metrics import METRICS
 from utils.run_folder import VALIDATION, RunFolder
-from utils.tables import read_rows, text_table
+from utils.scores import LOWER_IS_BETTER, read_scores
+from utils.tables import text_table
 
 Row = dict[str, str]
-
-LOWER_IS_BETTER = ("MAE",)
 
 
 def choose(rows: Sequence[Row], metric: str, on_test: bool) -> str:
@@ -89,14 +88,17 @@ def comparison(chosen: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n\n".join(blocks)
 
 
-def choose_arms(rows: Sequence[Row], metric: str, on_test: bool) -> dict[str, str]:
+def choose_arms(
+    rows: Sequence[Row], metric: str, on_test: bool, any_round: bool = False
+) -> dict[str, str]:
     """Return the best checkpoint of each arm that was run.
 
     The random arm shares its first round with the points; with one round it is not told apart.
     """
     found = {}
     for arm in ("points", "dense", "random"):
-        mine = with_whole_budget(rows, arm)
+        of_arm = [row for row in rows if row["arm"] == arm]
+        mine = of_arm if any_round else with_whole_budget(rows, arm)
         if mine:
             found[arm] = choose(mine, metric, on_test)
     return found
@@ -117,18 +119,18 @@ def summarise(config: Config, rows: Sequence[Row], chosen: dict[str, str]) -> st
             f"{float(budget['labelled_percent']):.3f} % of the training pixels"
             + (" (label mode region_mask LEAKS the mask)" * (config.label_mode == "region_mask"))
         )
-    text.append(f"chosen: {checkpoint_path(run, budget)}")
-    pictures = [run.training("points", index) / "sheet.png" for index in range(1, config.rounds)]
+    text.append(f"chosen: {checkpoint_path(run, kept)}")
+    pictures = [run.training("points", index) / "sheet.png" for index in range(config.rounds)]
     for picture in [*pictures, run.curve]:
         if picture.exists():
             text.append(f"picture: {picture}")
     return "\n".join(text)
 
 
-def checkpoint_path(run: RunFolder, row: Row) -> str:
-    """Return the file of a checkpoint by its row."""
-    kind = row["checkpoint"].rpartition("-")[2]
-    return str(run.checkpoint(row["arm"], int(row["round"]), kind))
+def checkpoint_path(run: RunFolder, name: str) -> str:
+    """Return the file of a checkpoint, as noted beside its maps."""
+    note = run.predictions / name / "made_from.json"
+    return str(run.root / read_json(note)["checkpoint"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,20 +138,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def extend(parser: Any) -> None:
         parser.add_argument("--metric", choices=METRICS, default="MAE", help="score to choose by")
+        parser.add_argument("--any_round", action="store_true", help="earlier rounds, too")
         parser.add_argument("--on_test", action="store_true", help="choose on the test sets")
 
     config, args = settings.parse(argv, __doc__, extend)
     run = RunFolder(config.run_folder)
-    rows = read_rows(run.scores, COLUMNS)
+    rows = read_scores(run.scores)
     if args.on_test:
         print("WARNING: choosing on the test sets; the scores below are not a fair estimate")
-    chosen = choose_arms(rows, args.metric, args.on_test)
+    chosen = choose_arms(rows, args.metric, args.on_test, args.any_round)
     if not chosen:
         raise UserError(f"{run.scores}: no checkpoint of this trial in it: run evaluate.py")
     kept = chosen.get("points") or next(iter(chosen.values()))
     row = next(row for row in rows if row["checkpoint"] == kept)
     best = {
-        "checkpoint": checkpoint_path(run, row),
+        "checkpoint": checkpoint_path(run, kept),
         "name": kept,
         "chosen_on": "test sets" if args.on_test else "validation points",
         "metric": args.metric,

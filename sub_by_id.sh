@@ -19,7 +19,8 @@ fail() {
 
 usage="give the first ID and the number of trials: ./sub_by_id.sh 10 5 [--dry-run | --local] ..."
 [[ "${1:-}" =~ ^[0-9]+$ && "${2:-}" =~ ^[1-9][0-9]*$ ]] || fail "$usage"
-first="$1" last=$(($1 + $2 - 1)) how=submit
+first=$((10#$1)) # 010 is ten, not octal
+last=$((first + $2 - 1)) how=submit
 shift 2
 case "${1:-}" in
     --dry-run) how=print; shift ;;
@@ -33,7 +34,8 @@ if [ "$how" = local ]; then
     exit
 fi
 
-flags="$(printf ' %q' "$@")"
+flags=""
+if [ $# -gt 0 ]; then flags="$(printf ' %q' "$@")"; fi
 script="#!/usr/bin/env bash
 #SBATCH --job-name=gco
 #SBATCH --array=$first-$last
@@ -49,6 +51,9 @@ if [ "$how" = print ]; then
     exit
 fi
 command -v sbatch > /dev/null || fail "sbatch is not here: use --local, or log in to the cluster"
+# Once, here: the jobs of an array start together and would all set it up at the same time.
+source "$ROOT/utils/environment.sh"
+use_environment "$ROOT/requirements.txt" running
 cd "$ROOT"
 mkdir -p runs
 sbatch <<< "$script"

@@ -27,16 +27,15 @@ from datasets.images import read_image, write_png
 from datasets.index import (
     EXTENSIONS,
     list_set,
-    list_sets,
+    list_split,
     split_set_names,
-    split_train_validation,
 )
 from models.stored import load_model
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.device import Machine, choose_machine
 from utils.errors import UserError, run_script
 from utils.files import read_json, write_json
-from utils.run_folder import VALIDATION, RunFolder
+from utils.run_folder import VALIDATION, RunFolder, map_of
 
 Job = tuple[Path, Path]
 """A picture and where its map goes."""
@@ -54,8 +53,7 @@ class Segmenter:
     def maps(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the saliency maps, uint8 (H, W) of each picture's size, of RGB pictures."""
         stack = np.stack([resize(picture, self.size) for picture in pictures])
-        images = torch.from_numpy(stack).to(self.machine.device).permute(0, 3, 1, 2)
-        images = (images.float() / 255).contiguous(memory_format=self.machine.memory_format)
+        images = self.machine.images(torch.from_numpy(stack).permute(0, 3, 1, 2))
         with self.machine.autocast():
             logits = self.model(images).logits
         probs = logits.float().sigmoid()[:, 0].cpu().numpy()
@@ -127,18 +125,15 @@ def test_trial(config: Config, checkpoints: Sequence[Path]) -> None:
     machine = choose_machine(config.device, config.precision)
     sets = {name: list_set(config.data_root, name) for name in _test_sets(config)}
     if run.validation_points.exists():
-        train = list_sets(config.data_root, config.trainset)
-        held_out = split_train_validation(train, config.validation_fraction, config.seed)[1]
-        sets[VALIDATION] = held_out
+        sets[VALIDATION] = list_split(
+            config.data_root, config.trainset, config.validation_fraction, config.seed
+        )[1]
     for checkpoint in checkpoints:
         name = run.checkpoint_name(checkpoint)
         folder = run.predictions / name
-        _begin(checkpoint, folder)
+        _begin(checkpoint, folder, str(checkpoint.resolve().relative_to(run.root.resolve())))
         jobs = {
-            set_name: [
-                (sample.image, (folder / set_name / sample.name).with_suffix(".png"))
-                for sample in samples
-            ]
+            set_name: [(sample.image, folder / map_of(sample.name, set_name)) for sample in samples]
             for set_name, samples in sets.items()
         }
         if all(target.exists() for work in jobs.values() for _, target in work):
@@ -157,7 +152,7 @@ def _test_sets(config: Config) -> list[str]:
     return names
 
 
-def _begin(checkpoint: Path, folder: Path) -> None:
+def _begin(checkpoint: Path, folder: Path, path_in_run: str) -> None:
     """Note which weights make the maps; drop maps that other weights made."""
     note = folder / "made_from.json"
     mark = fingerprint(checkpoint)
@@ -166,14 +161,21 @@ def _begin(checkpoint: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     state = load_checkpoint(checkpoint)
     about = {key: state.get(key) for key in ("arm", "round", "epoch", "val_MAE")}
-    write_json(note, {"fingerprint": mark, **about})
+    write_json(note, {"checkpoint": path_in_run, "fingerprint": mark, **about})
 
 
 def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) -> int:
     """Segment every picture below a folder; return the number that could not be read."""
     if not source.is_dir():
         raise UserError(f"--input {source}: no such folder")
-    pictures = sorted(p for p in source.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    inside = target.resolve()
+    pictures = sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() in EXTENSIONS and not path.resolve().is_relative_to(inside)
+    )
+    if source.resolve().is_relative_to(inside):
+        raise UserError(f"--output {target}: holds the pictures: name another folder")
     if not pictures:
         raise UserError(f"--input {source}: no pictures ({', '.join(sorted(EXTENSIONS))}) in it")
     jobs = [(p, (target / p.relative_to(source)).with_suffix(".png")) for p in pictures]
@@ -181,8 +183,11 @@ def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) ->
     for picture, made in jobs:
         if owner.setdefault(made, picture) != picture:
             raise UserError(f"{owner[made]} and {picture} would make one map: rename one")
-        if made.resolve() == picture.resolve():
-            raise UserError(f"--output {target}: would overwrite the pictures: name another folder")
+    note, mark = target / "made_from.json", fingerprint(checkpoint)
+    if not note.exists() or read_json(note).get("fingerprint") != mark:
+        for _, made in jobs:
+            made.unlink(missing_ok=True)
+        write_json(note, {"checkpoint": str(checkpoint), "fingerprint": mark})
     segmenter = Segmenter(checkpoint, choose_machine(config.device, config.precision))
     faults = segmenter.run(jobs, config.batch_size, f"maps into {target}")
     for fault in faults:
@@ -199,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--input", type=Path, help="folder of pictures to segment")
         parser.add_argument("--output", type=Path, help="folder for their maps")
 
-    config, args = settings.parse(argv, __doc__, extend)
+    config, args = settings.parse(argv, __doc__, extend, lambda args: args.input is not None)
     if args.input is None and args.output is None:
         test_trial(config, args.checkpoint or finished_checkpoints(config))
         return 0

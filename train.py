@@ -22,9 +22,9 @@ import config as settings
 from config import Config
 from datasets.augment import Augmentation
 from datasets.cache import ResizedImages, ResizedMasks, native_sizes
-from datasets.check import require_usable
-from datasets.index import Sample, list_sets, split_train_validation
-from datasets.points import Point, by_image, check_points, read_points
+from datasets.checked import require_checked
+from datasets.index import Sample, list_split
+from datasets.points import read_answers
 from datasets.superpixels import SuperpixelCache, read_label_map, spread
 from datasets.training import Labels, MaskLabels, PointLabels, TrainingSet, make_loader
 from losses import Supervision, total_loss
@@ -45,13 +45,7 @@ def read_supervision(
     """Return the labels of the training images: masks, or the points of rounds 0..last_round."""
     if arm == "dense":
         return MaskLabels(ResizedMasks(samples, config.size, config.cache_mb, "training"))
-    points: list[Point] = []
-    for index in range(last_round + 1):
-        path = run.points(arm, index)
-        found = read_points(path)
-        check_points(found, samples, path)
-        points += found
-    of_image = by_image(points, (sample.name for sample in samples))
+    of_image = read_answers(run.answers(arm, last_round + 1), samples)
     sizes = native_sizes(samples)
     maps = None
     if config.label_mode == "region":
@@ -82,9 +76,7 @@ class Validation:
             masks = ResizedMasks(samples, config.size, config.cache_mb, "validation")
             labels: Labels = MaskLabels(masks)
         else:
-            found = read_points(run.validation_points)
-            check_points(found, samples, run.validation_points)
-            of_image = by_image(found, (sample.name for sample in samples))
+            of_image = read_answers([run.validation_points], samples)
             labels = PointLabels(of_image, native_sizes(samples), config.size)
         self.labels = [torch.from_numpy(labels.at(i, np.eye(3))) for i in range(len(samples))]
 
@@ -96,19 +88,13 @@ class Validation:
         for start in range(0, len(self.images), self.batch_size):
             indices = range(start, min(start + self.batch_size, len(self.images)))
             with machine.autocast():
-                logits = model(to_floats(self.images.batch(indices), machine)).logits
+                logits = model(machine.images(self.images.batch(indices))).logits
             prob = logits.float().sigmoid()[:, 0]
             labels = torch.stack([self.labels[index] for index in indices]).to(machine.device)
             background, foreground = labels.float().unbind(1)
             wrong += float((background * prob + foreground * (1 - prob)).double().sum())
             count += float(labels.double().sum())
         return wrong / max(count, 1.0)
-
-
-def to_floats(images: torch.Tensor, machine: Machine) -> torch.Tensor:
-    """Move uint8 images (B, 3, H, W) to the device as float RGB in [0, 1]."""
-    images = images.to(machine.device, non_blocking=True).float() / 255
-    return images.contiguous(memory_format=machine.memory_format)
 
 
 def make_optimizer(model: SaliencyNet, config: Config) -> torch.optim.Optimizer:
@@ -130,12 +116,13 @@ class Trainer:
         dense = arm == "dense"
         self.weights = config.losses_dense if dense else config.losses_points
         seed_everything(config.seed)
-        samples = list_sets(config.data_root, config.trainset)
-        train, held_out = split_train_validation(samples, config.validation_fraction, config.seed)
+        train, held_out = list_split(
+            config.data_root, config.trainset, config.validation_fraction, config.seed
+        )
         if len(train) < 2 or not held_out:
             raise UserError(
-                f"{config.trainset}: {len(samples)} images: at least 3 are needed, 2 to train on "
-                "and 1 to validate"
+                f"{config.trainset}: {len(train) + len(held_out)} images: at least 3 are needed, "
+                "2 to train on and 1 to validate"
             )
         images = ResizedImages(train, config.size, config.cache_mb, "training")
         labels = read_supervision(config, self.run, arm, round_index, train)
@@ -172,7 +159,8 @@ class Trainer:
         self.model = model.to(device, memory_format=self.machine.memory_format)
         self.optimizer = make_optimizer(self.model, config)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.scaler = torch.amp.GradScaler(enabled=self.machine.dtype == torch.float16)
+        half = self.machine.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(self.machine.device.type, enabled=half)
         if state is not None:
             self._restore(state["training"])
 
@@ -212,7 +200,7 @@ class Trainer:
         )
         for index, batch in enumerate(bar):
             self._set_rates(self.epoch * len(self.sampler) + index)
-            total, parts = self.step(to_floats(batch.images, self.machine), batch.labels)
+            total, parts = self.step(self.machine.images(batch.images), batch.labels)
             for name, value in {"loss": total, **parts}.items():
                 sums[name] = sums.get(name, 0.0) + value
         means = {name: float(value) / len(self.sampler) for name, value in sums.items()}
@@ -293,8 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if done.exists():
         print(f"{done.parent}: trained already")
         return 0
-    dense = args.arm == "dense"
-    require_usable(config.data_root, config.trainset, "", train_masks=dense, test_masks=False)
+    require_checked(run.root, config.data_root, config.trainset, masks=args.arm == "dense")
     settings.save(config)
     trainer = Trainer(config, args.arm, args.round)
     trainer.fit()

@@ -12,7 +12,7 @@ from typing import Any
 
 import config as settings
 from active_learning.query import ask_round
-from datasets.check import require_usable
+from datasets.checked import require_checked
 from utils.errors import UserError, run_script
 
 
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 0 <= args.round < config.rounds:
         raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
     if args.round == 0:
-        require_usable(config.data_root, config.trainset, "", train_masks=False, test_masks=False)
+        # The masks too: the oracle that stands in for a person answers from them.
+        require_checked(config.run_folder, config.data_root, config.trainset, masks=True)
     settings.save(config)
     print(f"{ask_round(config, args.arm, args.round)}: answered")
     return 0

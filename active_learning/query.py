@@ -26,8 +26,8 @@ from active_learning.selection import (
 from active_learning.uncertainty import ACQUISITIONS, random_map
 from config import Config
 from datasets.cache import ResizedImages, native_sizes
-from datasets.index import Sample, list_sets, split_train_validation
-from datasets.points import Point, by_image, check_points, read_points, write_points
+from datasets.index import Sample, list_split
+from datasets.points import Point, read_answers, write_points
 from datasets.superpixels import SuperpixelCache
 from models.stored import load_model
 from utils.device import Machine, choose_machine
@@ -66,11 +66,16 @@ def pool_maps(
 ) -> Iterator[Maps]:
     """Yield the `Maps` of every image of the pool, in order.
 
-    The attack is made once, on the newest (last) snapshot, and serves them all. ``key`` tells the
-    round; with the seed and an image's name it fixes the image's random numbers.
+    The attack is made once, on the newest (last) snapshot, and serves them all. An acquisition that
+    looks at no prediction (random) costs neither attack nor ensemble. ``key`` tells the round; with
+    the seed and an image's name it fixes the image's random numbers. Everything is computed in
+    full precision: half of it would turn the signs of small gradients.
     """
     attack = look_up(ATTACKS, config.attack, "attack")
     acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
+    newest = snapshots[-1]
+    attacks = config.attack != "none" and acquisition.needs_model
+    ensemble = snapshots if acquisition.needs_model else [newest]
     settings = AttackSettings(
         eps=config.attack_eps,
         step=config.attack_step,
@@ -80,19 +85,18 @@ def pool_maps(
     size = images.size
     for start in range(0, len(images), config.batch_size):
         indices = range(start, min(start + config.batch_size, len(images)))
-        pixels = images.batch(indices).to(machine.device).float() / 255
-        pixels = pixels.contiguous(memory_format=machine.memory_format)
+        pixels = machine.images(images.batch(indices))
         seeds = [seed_for(config.seed, key, images.samples[i].name) for i in indices]
-        with machine.autocast(), torch.no_grad():
-            clean = _vote(predict_snapshots(snapshots, pixels), pixels, config)
-            with frozen(snapshots[-1]) as newest:
-                features = newest(pixels).features
-            attacked = None
-            if config.attack != "none":
-                noise = image_noise(seeds, (3, size, size)).to(machine.device)
-                moved = attack(snapshots[-1], pixels, settings, noise)
-                attacked = _vote(predict_snapshots(snapshots, moved), pixels, config)
-        chance = random_map(seeds, size, size).to(machine.device)
+        clean = _vote(predict_snapshots(ensemble, pixels), pixels, config)
+        with torch.no_grad(), frozen(newest):
+            features = newest(pixels).features
+        attacked = chance = None
+        if attacks:
+            noise = image_noise(seeds, (3, size, size)).to(machine.device)
+            moved = attack(newest, pixels, settings, noise)
+            attacked = _vote(predict_snapshots(ensemble, moved), pixels, config)
+        if not acquisition.needs_model:
+            chance = random_map(seeds, size, size).to(machine.device)
         scores = acquisition(clean, attacked, chance)
         for b in range(len(indices)):
             mean_attacked = None if attacked is None else attacked[:, b].mean(0)
@@ -103,15 +107,32 @@ def _vote(maps: Tensor, pixels: Tensor, config: Config) -> Tensor:
     return neighbour_vote(maps, pixels, config.vote_kernel, config.vote_sigma)
 
 
+@dataclass(frozen=True)
+class SheetNotes:
+    """What is kept of one image for the round's sheet.
+
+    Attributes:
+        index: of the image in the pool.
+        known: int64 (K, 3) of x, y, label, before the round.
+        maps: what the snapshots said, None where they were not asked.
+        choice: what was chosen among which candidates, None where it was left to chance.
+    """
+
+    index: int
+    known: np.ndarray
+    maps: Maps | None = None
+    choice: Choice | None = None
+
+
 class Pool:
     """The training images of a trial, what is known of them, and whom to ask."""
 
     def __init__(self, config: Config, oracle: Oracle | None = None) -> None:
         self.config = config
         self.run = RunFolder(config.run_folder)
-        samples = list_sets(config.data_root, config.trainset)
-        fraction, seed = config.validation_fraction, config.seed
-        self.samples, self.validation = split_train_validation(samples, fraction, seed)
+        self.samples, self.validation = list_split(
+            config.data_root, config.trainset, config.validation_fraction, config.seed
+        )
         self.oracle = oracle or MaskOracle(self.run.ledger)
         self.regions = SuperpixelCache(self.run.superpixels, config.superpixels)
 
@@ -121,13 +142,7 @@ class Pool:
         Raises:
             UserError: a points file is missing, damaged, or does not fit the images.
         """
-        points: list[Point] = []
-        for index in range(rounds):
-            path = self.run.points(arm, index)
-            found = read_points(path)
-            check_points(found, self.samples, path)
-            points += found
-        return by_image(points, (sample.name for sample in self.samples))
+        return read_answers(self.run.answers(arm, rounds), self.samples)
 
     def ask_validation(self) -> None:
         """Ask about random pixels of the validation images, as many an image as the budget."""
@@ -141,6 +156,9 @@ class Pool:
         count = self.config.schedule[round_index]
         known = self.known(arm, round_index)
         chosen = self._random(self.samples, known, count, f"{arm} round {round_index}")
+        if arm == "points":
+            shown = [SheetNotes(index, known[index]) for index in self._shown()]
+            self._save_sheet(round_index, shown)
         self._finish(arm, round_index, chosen)
 
     def ask_uncertain(self, round_index: int, machine: Machine) -> None:
@@ -153,13 +171,18 @@ class Pool:
         rule = look_up(DIVERSITY, config.diversity, "diversity rule")
         taking = Candidates(config.candidates_percent, config.candidates_max)
         known = self.known("points", round_index)
+        if not self.run.trained("points", round_index - 1).exists():
+            raise UserError(
+                f"{self.run.training('points', round_index - 1)}: not trained to its end: run "
+                f"train.py --trial {config.trial} --round {round_index - 1} first"
+            )
         images = ResizedImages(self.samples, config.size, config.cache_mb, "pool")
         folder = self.run.snapshots("points", round_index - 1)
         snapshots = [load_model(path, machine)[0] for path in sorted(folder.glob("*.pth"))]
         if not snapshots:
             raise UserError(f"{folder}: no snapshots: train round {round_index - 1} first")
         key = f"round {round_index}"
-        shown = set(np.linspace(0, len(self.samples) - 1, SHEET_IMAGES).round().astype(int))
+        shown = self._shown()
         chosen, sheet = [], []
         work = pool_maps(images, snapshots, config, machine, key)
         for index, maps in enumerate(tqdm(work, f"asking, {key}", len(images), unit="image")):
@@ -183,8 +206,8 @@ class Pool:
             )
             chosen.append(choice.pixels)
             if index in shown:
-                sheet.append((index, maps, choice))
-        self._save_sheet(round_index, sheet, known)
+                sheet.append(SheetNotes(index, known[index], maps, choice))
+        self._save_sheet(round_index, sheet)
         self._finish("points", round_index, chosen)
 
     def _random(
@@ -221,22 +244,28 @@ class Pool:
             asked = np.concatenate([known[:, :2], pixels])
             leak_regions(sample, asked, self.regions(sample), folder)
 
-    def _save_sheet(
-        self, round_index: int, sheet: list[tuple[int, Maps, Choice]], known: list[np.ndarray]
-    ) -> None:
+    def _shown(self) -> list[int]:
+        """Return the images that stand in the sheets, the same ones in every round."""
+        spaced = np.linspace(0, len(self.samples) - 1, SHEET_IMAGES)
+        return np.unique(spaced.round().astype(int)).tolist()
+
+    def _save_sheet(self, round_index: int, sheet: list[SheetNotes]) -> None:
         """Keep the numbers of a few images, from which the round's sheet is drawn."""
         arrays: dict[str, np.ndarray] = {}
-        for row, (index, maps, choice) in enumerate(sheet):
-            attacked = maps.clean if maps.attacked is None else maps.attacked
-            arrays |= {
-                f"name_{row}": np.array(self.samples[index].name),
-                f"clean_{row}": maps.clean.float().cpu().numpy(),
-                f"attacked_{row}": attacked.float().cpu().numpy(),
-                f"scores_{row}": maps.scores.float().cpu().numpy(),
-                f"candidates_{row}": choice.candidates,
-                f"known_{row}": known[index],
-                f"regions_{row}": self.regions(self.samples[index]),
+        for row, notes in enumerate(sheet):
+            sample = self.samples[notes.index]
+            found = {
+                "name": np.array(sample.name),
+                "known": notes.known,
+                "regions": self.regions(sample),
             }
+            if notes.choice is not None:
+                found["candidates"] = notes.choice.candidates
+            for part in ("clean", "attacked", "scores"):
+                values = getattr(notes.maps, part, None)
+                if values is not None:
+                    found[part] = values.float().cpu().numpy()
+            arrays |= {f"{part}_{row}": array for part, array in found.items()}
         path = self.run.training("points", round_index) / "sheet.npz"
         with atomic_path(path) as temporary:
             np.savez_compressed(temporary, **arrays)
@@ -258,7 +287,7 @@ def ask_round(config: Config, arm: str, round_index: int) -> Path:
         return path
     if round_index == 0:
         pool.ask_random("points", 0)
-    elif arm == "random" or config.acquisition == "random":
+    elif arm == "random":
         pool.ask_random(arm, round_index)
     else:
         machine = choose_machine(config.device, config.precision)

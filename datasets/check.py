@@ -6,7 +6,6 @@ empty mask, one picture in both training and test) is a warning.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import sys
@@ -27,6 +26,7 @@ from datasets.index import (
     set_names,
     split_set_names,
 )
+from utils.cli import Parser
 from utils.errors import UserError, closest, run_script
 
 SHOWN = 10
@@ -101,8 +101,13 @@ def require_usable(
     if errors:
         named = "; ".join(f"{fault.file} ({fault.problem})" for fault in errors[:SHOWN])
         more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
-        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        raise UserError(f"{count} in the data: {named}{more}: `{command}` tells what to do")
+        raise UserError(
+            f"{_errors(len(errors))} in the data: {named}{more}: `{command}` tells what to do"
+        )
+
+
+def _errors(count: int) -> str:
+    return "1 error" if count == 1 else f"{count} errors"
 
 
 def _command(
@@ -233,9 +238,13 @@ def _same_names(samples: list[Sample]) -> list[Fault]:
 def _same_pictures(
     digests: list[tuple[Sample, bytes]], trained_on: set[str], tested_on: set[str]
 ) -> list[Fault]:
-    """Return a warning for each picture that a set repeats, or that is in training and test."""
+    """Return a warning for each picture that a set repeats, or that is in training and test.
+
+    Where it is not known which sets are for what, any picture in two sets is told.
+    """
     faults = []
     in_set: dict[tuple[str, bytes], Sample] = {}
+    in_any: dict[bytes, Sample] = {}
     in_training: dict[bytes, Sample] = {}
     for sample, digest in digests:
         if sample.set in trained_on:
@@ -246,6 +255,12 @@ def _same_pictures(
             remedy = "remove one" + (
                 "" if other.group == sample.group else ", unless the groups' masks mean to differ"
             )
+            faults.append(Fault(WARNING, _image_file(sample), problem, remedy))
+            continue
+        first = in_any.setdefault(digest, sample)
+        if first is not sample and not (trained_on or tested_on):
+            problem = f"the same picture as {_image_file(first)}, in another set"
+            remedy = "a leak if one set is for training and the other for test: remove one then"
             faults.append(Fault(WARNING, _image_file(sample), problem, remedy))
     for sample, digest in digests:
         other = in_training.get(digest)
@@ -261,16 +276,22 @@ def _image_file(sample: Sample) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check the data named on the command line; return 1 if a run would break, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.check", description=__doc__)
-    parser.add_argument("--data_root", type=Path, required=True, help="holds images/ and gts/")
+    """Check the data named on the command line and print every fault; return the exit code.
+
+    Raises:
+        UserError: an argument is bad, or a run would break on the data.
+    """
+    parser = Parser(prog="python -m datasets.check", description=__doc__)
+    parser.add_argument("--data_root", type=Path, help="holds images/ and gts/ (required)")
     parser.add_argument("--trainset", help="training sets, A+B (default: every set there)")
     parser.add_argument("--testsets", help="test sets, C+D")
     parser.add_argument("--no-masks", action="store_true", help="leave all masks alone")
     parser.add_argument(
         "--no-train-masks", action="store_true", help="leave the training sets' masks alone"
     )
-    options = parser.parse_args(argv)
+    options = parser.parse(argv)
+    if options.data_root is None:
+        raise UserError("--data_root is missing: name the folder that holds images/ and gts/")
     parts = _parts(
         options.data_root,
         options.trainset,
@@ -284,9 +305,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     errors = sum(fault.severity == ERROR for fault in faults)
     print(
         f"{images} images in {len(parts)} sets checked: "
-        f"{errors} errors, {len(faults) - errors} warnings"
+        f"{errors} errors, {len(faults) - errors} warnings",
+        flush=True,  # before what goes to standard error
     )
-    return 1 if errors else 0
+    if errors:
+        raise UserError(f"{_errors(errors)} in the data: the lines above tell what to do")
+    return 0
 
 
 if __name__ == "__main__":

@@ -162,6 +162,14 @@ def split_train_validation(
     return train, validation
 
 
+def list_split(
+    data_root: str | os.PathLike[str], set_names_joined: str, fraction: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """List some sets and split them: ``(train, validation)``; errors as in `list_sets`."""
+    samples = list_sets(data_root, set_names_joined)
+    return split_train_validation(samples, fraction, seed)
+
+
 def _place(seed: int, name: str) -> float:
     """Return a number in [0, 1) that looks random and belongs to the seed and the name."""
     digest = hashlib.sha256(f"{seed}\0{name}".encode()).digest()

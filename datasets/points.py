@@ -8,7 +8,7 @@ foreground and 0 for background. A file holds the answers of one round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,6 +87,23 @@ def check_points(points: Iterable[Point], samples: Iterable[Sample], path: Path)
                 f"{path}, line {line}: point ({point.x}, {point.y}) lies outside {point.image} "
                 f"({width} x {height} pixels): mend or delete the line"
             )
+
+
+def read_answers(paths: Iterable[Path], samples: Sequence[Sample]) -> list[np.ndarray]:
+    """Read points files and check them against the images.
+
+    Returns:
+        The points of each sample, int64 (K, 3) of x, y, label, in the order of the files.
+
+    Raises:
+        UserError: as for `read_points` and `check_points`.
+    """
+    points: list[Point] = []
+    for path in paths:
+        found = read_points(path)
+        check_points(found, samples, path)
+        points += found
+    return by_image(points, (sample.name for sample in samples))
 
 
 def by_image(points: Iterable[Point], names: Iterable[str]) -> list[np.ndarray]:

@@ -8,7 +8,6 @@ that colour alone does not tell them: objects are larger and hold together.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from datasets.images import write_png
 from datasets.index import IMAGES_FOLDER, MASKS_FOLDER
 from datasets.sample_shapes import SHAPES, rasterise, wavy_loop
+from utils.cli import Parser
 from utils.errors import UserError, run_script
 from utils.files import atomic_path, read_json, write_json
 
@@ -277,13 +277,15 @@ def _lay_object(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the sample sets named on the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.sample", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="the data root to make")
+    parser = Parser(prog="python -m datasets.sample", description=__doc__)
+    parser.add_argument("--out", type=Path, help="the data root to make (required)")
     parser.add_argument("--train", type=int, default=120, help="images of SAMPLE-TR")
     parser.add_argument("--test", type=int, default=40, help="images of SAMPLE-TE")
     parser.add_argument("--size", type=int, default=128, help="longer side in pixels")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
+    options = parser.parse(argv)
+    if options.out is None:
+        raise UserError("--out is missing: name the folder to make")
     out = make_sample(options.out, options.train, options.test, options.size, options.seed)
     print(f"{out}: {TRAIN_SET}, {TEST_SET}, {GROUPED_SET}")
     return 0

@@ -61,8 +61,10 @@ class SuperpixelCache:
             return regions.astype(np.int32)
         regions = superpixels(read_image(sample.image), self.count)
         if regions.max() < 2**16:
+            encoded = cv2.imencode(".png", regions.astype(np.uint16))[1]
             with atomic_path(path) as temporary:
-                cv2.imencode(".png", regions.astype(np.uint16))[1].tofile(temporary)
+                # ndarray.tofile would hide that the disk is full.
+                temporary.write_bytes(encoded.tobytes())
         return regions
 
 

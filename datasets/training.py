@@ -159,6 +159,8 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         collate_fn=_collate,
+        # Its own: else how often it draws from the global one would depend on the workers.
+        generator=torch.Generator().manual_seed(seed),
     )
     return loader, sampler
 

@@ -14,73 +14,86 @@ from hypothesis import strategies as st
 
 import config as settings
 from config import FIELDS, FREE, SAMPLE, TYPES, Config, Weights, from_dict, parse, resolve, save
+from utils.cli import parse_weights
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Another valid value for each field, as typed; the parsed value where it is not the same text.
+# Epochs that no default is.
+LONG = max(Config().epochs, SAMPLE.get("epochs", 0)) + 1
+
+# Two valid values for each field, as typed, and the parsed value where it is not the same text. The
+# tests take one that the settings at hand do not have, so that defaults can be edited freely.
 OTHER = {
-    "trial": "t 1",
-    "runs": "elsewhere",
-    "data_root": "some/where",
-    "trainset": "A+B",
-    "testsets": "C",
-    "validation_fraction": "0.2",
-    "seed": "7",
-    "backbone": "resnet50",
-    "backbone_weights": "w.pth",
-    "width": "32",
-    "size": "352",
-    "epochs": "12",
-    "batch_size": "4",
-    "optimizer": "sgd",
-    "lr": "0.02",
-    "backbone_lr": "0.5",
-    "weight_decay": "0",
-    "clip": "0",
-    "snapshots": "5",
-    "first_cycle": "1",
-    "warm_start": True,
-    "losses_dense": ("bce=2+iou", {"bce": 2.0, "iou": 1.0}),
-    "losses_points": ("bce=1+coherence=0.5", {"bce": 1.0, "coherence": 0.5}),
-    "small_scale": "0.25",
-    "flip": "0",
-    "crop": "1",
-    "rotate": "0",
-    "colour": "1",
-    "pepper": "0",
-    "rounds": "2",
-    "points_per_image": "20",
-    "points_per_round": "2+2+2+2+2",
-    "label_mode": "region",
-    "superpixels": "300",
-    "attack": "none",
-    "attack_eps": "4",
-    "attack_step": "1",
-    "attack_steps": "2",
-    "attack_patches": "2",
-    "acquisition": "entropy",
-    "vote_kernel": "1",
-    "vote_sigma": "0.2",
-    "candidates_percent": "100",
-    "candidates_max": "50",
-    "diversity": "none",
-    "with_dense": False,
-    "with_random": False,
-    "device": "cpu",
-    "precision": "bf16",
-    "workers": "0",
-    "cache_mb": "0",
+    "trial": ("t 1", "t 2"),
+    "runs": ("elsewhere", "runs 2"),
+    "data_root": ("some/where", "else/where"),
+    "trainset": ("A+B", "C"),
+    "testsets": ("C", "D+E"),
+    "validation_fraction": ("0.2", "0.3"),
+    "seed": ("7", "8"),
+    "backbone": ("resnet50", "vgg16"),
+    "backbone_weights": ("w.pth", "v.pth"),
+    "width": ("40", "48"),
+    "size": ("352", "384"),
+    "epochs": ("201", "202"),
+    "batch_size": ("5", "6"),
+    "optimizer": ("sgd", "adamw"),
+    "lr": ("0.02", "0.03"),
+    "backbone_lr": ("0.5", "0.25"),
+    "weight_decay": ("0", "0.01"),
+    "clip": ("0", "2"),
+    "snapshots": ("1", "2"),
+    "first_cycle": ("1", "0.5"),
+    "losses_dense": (("bce=2+iou", {"bce": 2.0, "iou": 1.0}), ("bce=3", {"bce": 3.0})),
+    "losses_points": (("bce=1+iou=0.5", {"bce": 1.0, "iou": 0.5}), ("bce=3", {"bce": 3.0})),
+    "small_scale": ("0.25", "0.75"),
+    "flip": ("0", "1"),
+    "crop": ("1", "0.9"),
+    "rotate": ("0", "5"),
+    "colour": ("1", "0"),
+    "pepper": ("0", "0.5"),
+    "rounds": ("2", "1"),
+    "points_per_image": ("60", "70"),
+    "label_mode": ("region", "pixel"),
+    "superpixels": ("300", "400"),
+    "attack": ("none", "pgd"),
+    "attack_eps": ("4", "3"),
+    "attack_step": ("1", "2"),
+    "attack_steps": ("2", "3"),
+    "attack_patches": ("2", "3"),
+    "acquisition": ("entropy", "bald"),
+    "vote_kernel": ("1", "3"),
+    "vote_sigma": ("0.2", "0.3"),
+    "candidates_percent": ("100", "50"),
+    "candidates_max": ("50", "60"),
+    "diversity": ("none", "facility_location"),
+    "device": ("cpu", "cuda"),
+    "precision": ("bf16", "fp32"),
+    "workers": ("0", "1"),
+    "cache_mb": ("0", "1"),
 }
 
 
-def flags_of(name):
-    """The command line that gives a field its other value, and that value."""
-    value = OTHER[name]
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"], value
-    text, parsed = value if isinstance(value, tuple) else (value, TYPES[name](value))
-    return [f"--{name}", text], parsed
+def flags_of(name, config):
+    """The command line that gives a field a value that ``config`` does not have, and that value."""
+    current = getattr(config, name)
+    if isinstance(current, bool):
+        return [f"--no-{name}" if current else f"--{name}"], not current
+    if name == "points_per_round":
+        parts = ["1"] * (config.rounds - 1)
+        values = tuple(
+            "+".join(order)
+            for first in [str(config.points_per_image - len(parts))]
+            for order in ([first, *parts], [*parts, first])
+        )
+    else:
+        values = OTHER[name]
+    for value in values:
+        text, parsed = value if isinstance(value, tuple) else (value, TYPES[name](value))
+        if parsed != current:
+            return [f"--{name}", text], parsed
+    raise AssertionError(f"{name}: both values here are the settings' own")
 
 
 @pytest.fixture
@@ -103,19 +116,21 @@ def refused(argv, match):
 
 
 def test_every_field_has_another_value_here():
-    assert set(OTHER) == set(FIELDS)
+    plain = Config()
+    assert set(OTHER) <= set(FIELDS)
+    for name in FIELDS:
+        assert flags_of(name, plain)[1] != getattr(plain, name)
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_has_a_flag_and_a_working_parse(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    argv, value = flags_of(name)
     base = ["--data_root", "data/mine", "--trainset", "MINE"] if name == "data_root" else []
     plain, _ = parse(base, "")
+    argv, value = flags_of(name, plain)
     found, rest = parse([*base, *argv], "")
     assert getattr(found, name) == value
     assert type(getattr(found, name)) is type(getattr(plain, name))
-    assert getattr(plain, name) != value, "the flag changes nothing"
     assert vars(rest) == {}
     assert set(settings.differences(plain, found)) == {name}
 
@@ -128,21 +143,27 @@ def test_every_field_has_help_and_its_default_is_told():
         assert f"--{name}" in text
         assert " ".join(field.metadata["help"].split()) in text
     assert "SUPPRESS" not in text
-    assert "(default: vgg16_bn)" in text
-    assert "(default: bce=1+iou=1+coherence=0.3)" in text
-    assert "(default: True)" in text
+    plain = Config()
+    assert f"{FIELDS['backbone'].metadata['help']} (default: {plain.backbone})" in text
+    assert f"{FIELDS['with_dense'].metadata['help']} (default: {plain.with_dense})" in text
+    shown = text.split(f"{FIELDS['losses_points'].metadata['help']} (default: ")[1].split(")")[0]
+    assert parse_weights(shown) == plain.losses_points
 
 
 def test_the_sample_has_its_own_defaults(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found, _ = parse(["--size", "64"], "")
+    monkeypatch.setitem(SAMPLE, "epochs", Config().epochs + 7)
+    found, _ = parse(["--size", "96"], "")
     assert found.sample
-    assert found.size == 64
+    assert found.size == 96
     assert found.epochs == SAMPLE["epochs"]
     mine, _ = parse(["--data_root", "d", "--trainset", "A"], "")
     assert not mine.sample
     assert mine.epochs == Config().epochs
     refused(["--data_root", "d"], "--trainset is missing")
+
+
+SPREAD = ["--rounds", "5", "--points_per_image", "10", "--points_per_round"]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +182,10 @@ def test_the_sample_has_its_own_defaults(tmp_path, monkeypatch):
         (["--seed", str(2**32)], "--seed .*below 2"),
         (["--lr", "nan"], "--lr nan: must be 0 or more"),
         (["--lr", "inf"], "--lr inf: must be 0 or more"),
+        (["--attack_eps", "255.5"], "--attack_eps 255.5: must be between 0 and 255"),
+        (["--attack_step", "256"], "--attack_step 256.0: must be between 0 and 255"),
+        (["--attack_step", "nan"], "--attack_step nan: must be between 0 and 255"),
+        (["--attack_eps", "-1"], "--attack_eps -1.0: must be between 0 and 255"),
         (["--rotate", "nan"], "--rotate nan: must be between"),
         (["--rotate", "-3"], "--rotate -3.0: must be between"),
         (["--flip", "1.1"], "--flip 1.1: must be between 0 and 1"),
@@ -169,7 +194,7 @@ def test_the_sample_has_its_own_defaults(tmp_path, monkeypatch):
         (["--candidates_percent", "101"], "--candidates_percent 101"),
         (["--vote_kernel", "4"], "--vote_kernel 4: must be odd"),
         (["--vote_sigma", "0"], "--vote_sigma"),
-        (["--snapshots", "99"], "--snapshots 99: must be at most epochs"),
+        (["--snapshots", "10", "--epochs", "9"], "--snapshots 10: must be at most epochs"),
         (["--size", "16"], "--size 16: must be at least 32"),
         (["--optimizer", "adam"], r"--optimizer adam: .*did you mean 'adamw'\?"),
         (["--label_mode", "regions"], r"--label_mode regions: .*did you mean 'region'\?"),
@@ -177,13 +202,13 @@ def test_the_sample_has_its_own_defaults(tmp_path, monkeypatch):
         (["--trial", "../x"], "--trial .*plain folder name"),
         (["--trial", ""], "--trial .*plain folder name"),
         (["--trial", ".."], "--trial .*plain folder name"),
-        (["--rounds", "11"], "--rounds 11: must be at most points_per_image"),
-        (["--points_per_round", "4+3+3"], "--points_per_round .*5 numbers"),
-        (["--points_per_round", "4+2+2+2+2"], "--points_per_round .*sum to 10"),
-        (["--points_per_round", "4+0+2+2+2"], "--points_per_round"),
-        (["--points_per_round", "4,2,2,2"], "--points_per_round"),
-        (["--points_per_round", "²+2+2+2+2"], "--points_per_round"),
-        (["--points_per_round", "2+2+2+2+"], "--points_per_round"),
+        ([*SPREAD, "", "--rounds", "11"], "--rounds 11: must be at most points_per_image"),
+        ([*SPREAD, "4+3+3"], "--points_per_round .*5 numbers"),
+        ([*SPREAD, "4+2+2+2+2"], "--points_per_round .*sum to 10"),
+        ([*SPREAD, "4+0+2+2+2"], r"--points_per_round 4\+0.*must be like 4\+3\+3"),
+        ([*SPREAD, "4,2,2,2"], r"--points_per_round 4,.*must be like 4\+3\+3"),
+        ([*SPREAD, "²+2+2+2+2"], r"--points_per_round ².*must be like 4\+3\+3"),
+        ([*SPREAD, "2+2+2+2+"], r"--points_per_round 2.*must be like 4\+3\+3"),
         (["--losses_points", "bce=much"], "--losses_points: weight 'much' of 'bce'"),
         (["--losses_points", "bce=1=2"], "--losses_points: weight '1=2' of 'bce'"),
         (["--losses_points", "bce=1+bce=2"], "--losses_points: 'bce' is given twice"),
@@ -211,7 +236,7 @@ def test_values_that_cannot_be_meant(argv, told, tmp_path, monkeypatch):
     ],
 )
 def test_wrong_names_are_told_with_the_closest(field, value, told):
-    config = Config(**{field: value})
+    config = Config(**{"acquisition": "adversarial_shift", field: value})
     with pytest.raises(UserError, match=told) as raised:
         settings.check_names(config)
     assert "\n" not in str(raised.value)
@@ -242,20 +267,20 @@ def test_a_schedule_of_ones_own():
 
 
 def test_saved_settings_rule(runs):
-    first = begin(runs, "--epochs", "5", "--losses_points", "bce=1+coherence=0.5")
+    first = begin(runs, "--epochs", str(LONG), "--losses_points", "bce=1+coherence=0.5")
     again, _ = parse(["--runs", str(runs)], "")
     assert again == first
     # The same value given again is no change.
-    assert parse(["--runs", str(runs), "--epochs", "5"], "")[0] == first
-    assert parse(["--runs", str(runs), "--lr", "1e-3"], "")[0] == first
+    assert parse(["--runs", str(runs), "--epochs", str(LONG)], "")[0] == first
+    assert parse(["--runs", str(runs), "--lr", f"{first.lr:e}"], "")[0] == first
     # Another trial begins anew.
-    assert parse(["--runs", str(runs), "--trial", "other"], "")[0].epochs == SAMPLE["epochs"]
+    assert parse(["--runs", str(runs), "--trial", "other"], "")[0].epochs != LONG
 
 
 def test_edited_defaults_do_not_reach_a_trial_that_has_begun(runs, monkeypatch):
     before = begin(runs).epochs
-    monkeypatch.setitem(SAMPLE, "epochs", 99)
-    assert parse(["--runs", str(runs)], "")[0].epochs == before != 99
+    monkeypatch.setitem(SAMPLE, "epochs", LONG)
+    assert parse(["--runs", str(runs)], "")[0].epochs == before != LONG
 
 
 def test_settings_may_change_until_a_stage_has_left_something(runs):
@@ -267,15 +292,14 @@ def test_settings_may_change_until_a_stage_has_left_something(runs):
 @pytest.mark.parametrize("name", sorted(set(FIELDS) - FREE - {"trial"}))
 def test_a_changed_flag_is_refused_with_old_and_new(name, runs):
     old = begin(runs)
-    argv, value = flags_of(name)
+    argv, value = flags_of(name, old)
     told = rf"config\.json: .*{name} {re.escape(str(getattr(old, name)))} -> "
     refused(["--runs", str(runs), *argv], told + re.escape(str(value)))
 
 
 @pytest.mark.parametrize("name", sorted(FREE - {"runs"}))
 def test_free_fields_may_change_and_stay_changed(name, runs):
-    begin(runs)
-    argv, value = flags_of(name)
+    argv, value = flags_of(name, begin(runs))
     changed, _ = parse(["--runs", str(runs), *argv], "")
     assert getattr(changed, name) == value
     save(changed)
@@ -351,29 +375,29 @@ def test_a_damaged_file_is_told_by_path(runs):
 
 
 def test_settings_cannot_be_changed_by_accident():
-    config = Config()
+    config, before = Config(), dict(Config().losses_dense)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.epochs = 3
     config.losses_dense["bce"] = 99.0
-    assert Config().losses_dense["bce"] == 1.0
+    assert Config().losses_dense == before
 
 
 def test_resolve_reads_only_the_trials_own_file(runs):
-    begin(runs, "--trial", "a", "--epochs", "5")
-    assert resolve({"runs": str(runs), "trial": "b"}).epochs == SAMPLE["epochs"]
-    assert resolve({"runs": str(runs), "trial": "a"}).epochs == 5
+    begin(runs, "--trial", "a", "--epochs", str(LONG))
+    assert resolve({"runs": str(runs), "trial": "b"}).epochs != LONG
+    assert resolve({"runs": str(runs), "trial": "a"}).epochs == LONG
 
 
 def test_main_prints_and_saves(runs, capsys):
-    argv = ["--runs", str(runs), "--epochs", "5"]
+    argv = ["--runs", str(runs), "--epochs", str(LONG), "--with_dense", "--no-warm_start"]
     assert settings.main([*argv, "--show"]) == 0
-    assert json.loads(capsys.readouterr().out)["epochs"] == 5
+    assert json.loads(capsys.readouterr().out)["epochs"] == LONG
     assert not runs.exists()
     names = ["run_folder", "epochs", "with_dense", "warm_start"]
     settings.main([*argv, "--save", "--print", *names])
     printed = capsys.readouterr()
-    assert printed.out.split("\n") == [str(runs / "sample"), "5", "1", "0", ""]
-    assert "epochs = 5" in printed.err
+    assert printed.out.split("\n") == [str(runs / "sample"), str(LONG), "1", "0", ""]
+    assert f"epochs = {LONG}" in printed.err
     assert (runs / "sample" / "config.json").exists()
     with pytest.raises(UserError, match=r"--print epoch: .*did you mean 'epochs'\?"):
         settings.main([*argv, "--print", "epoch"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 import active_learning.__main__ as asking
@@ -20,6 +21,7 @@ import train
 from datasets.images import read_mask
 from utils.errors import UserError
 from utils.metrics import METRICS, SaliencyScores
+from utils.pictures import draw_curve
 from utils.run_folder import RunFolder
 
 
@@ -59,6 +61,7 @@ def test_a_trial_is_mapped_scored_and_chosen(
     assert float(points["points"]) == 2.0
     assert 0 < float(points["labelled_percent"]) < 0.2
     assert 0 <= float(points["region_error"]) < 50
+    assert points["label_mode"] == "pixel"
     assert_scores_are_those_of_the_maps(points, run, sample_root)
 
     capsys.readouterr()
@@ -131,6 +134,94 @@ def test_a_folder_of_any_pictures(
     assert testing.main(arguments) == 0
 
 
+def test_other_weights_make_other_maps_of_a_folder(
+    trained: tuple[list[str], RunFolder], sample_root: Path, tmp_path: Path
+) -> None:
+    _, run = trained
+    pictures = tmp_path / "pictures"
+    shutil.copytree(sample_root / "images/SAMPLE-TE", pictures)
+    out = pictures / "maps"
+    where = ["--input", str(pictures), "--output", str(out)]
+    made = []
+    for arm in ("points", "dense", "dense"):
+        testing.main(["--checkpoint", str(run.checkpoint(arm, 0, "best")), *where])
+        made.append({path.name: path.read_bytes() for path in out.rglob("*.png")})
+    assert made[0].keys() == made[1].keys()
+    assert len(made[0]) == 6  # the maps themselves are no pictures
+    assert all(made[0][name] != made[1][name] for name in made[0])
+    assert made[1] == made[2]
+
+
+def test_a_checkpoint_from_elsewhere_is_refused(
+    trained: tuple[list[str], RunFolder], tmp_path: Path
+) -> None:
+    flags, run = trained
+    shutil.copy(run.checkpoint("points", 0, "best"), tmp_path / "mine.pth")
+    with pytest.raises(UserError, match=r"mine\.pth: not a checkpoint of the trial"):
+        testing.main([*flags, "--checkpoint", str(tmp_path / "mine.pth")])
+
+
+def test_corrected_masks_are_scored_anew_and_stray_files_are_not(
+    trained: tuple[list[str], RunFolder], sample_root: Path, tmp_path: Path
+) -> None:
+    flags, run = trained
+    root = tmp_path / "data"
+    shutil.copytree(sample_root, root)
+    flags = [*flags, "--data_root", str(root), "--runs", str(tmp_path / "other")]
+    shutil.copytree(run.root, tmp_path / "other" / "tiny")
+    (tmp_path / "other/tiny/config.json").unlink()
+    asking.main(flags)
+    testing.main(flags)
+    masks = root / "gts/SAMPLE-TE"
+    (masks / "._mac.png").write_bytes(b"no picture")
+    shutil.copy(next(masks.glob("[!.]*.png")), masks / "stray.png")
+    evaluate.main(flags)
+    scores = tmp_path / "other/tiny/scores.csv"
+    before = [row["MAE"] for row in rows_of(scores) if row["set"] == "SAMPLE-TE"]
+    for path in masks.glob("[!.]*.png"):
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+    evaluate.main(flags)
+    after = [row["MAE"] for row in rows_of(scores) if row["set"] == "SAMPLE-TE"]
+    assert all(
+        float(new) == pytest.approx(1 - float(old), abs=2e-6)
+        for old, new in zip(before, after, strict=True)
+    )
+
+
+def test_validation_points_outside_their_picture_are_told(
+    trained: tuple[list[str], RunFolder],
+) -> None:
+    flags, run = trained
+    testing.main(flags)
+    text = run.validation_points.read_text()
+    name = text.splitlines()[1].split(",")[0]
+    run.validation_points.write_text(text + f"{name},9999,0,1,0\n")
+    with pytest.raises(UserError, match=r"points\.csv, line .*\(9999, 0\) lies outside"):
+        evaluate.main(flags)
+
+
+def test_the_curve_draws_the_best_checkpoint_of_each_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[list[float], list[float]]] = []
+
+    def note(_: Axes, x: list[float], y: list[float], *rest: object, **more: object) -> None:
+        drawn.append((x, y))
+
+    monkeypatch.setattr(Axes, "plot", note)
+    rows = [
+        scored("round_00-best", "T", 0.4, "points", 0) | {"points": "2"},
+        scored("round_01-best", "T", 0.3, "points", 1),
+        scored("round_01-best", "U", 0.1, "points", 1),
+        scored("round_01-last", "T", 0.9, "points", 1),
+        scored("round_01-best", "validation", 0.7, "points", 1),
+        scored("random-round_01-best", "T", 0.5, "random", 1),
+    ]
+    draw_curve(rows, tmp_path / "curve.png")
+    mae = drawn[-2:]
+    assert mae == [([2.0, 10.0], [0.4, 0.2]), ([2.0, 10.0], [0.4, 0.5])]
+
+
 def test_maps_never_overwrite_pictures(
     trained: tuple[list[str], RunFolder], tmp_path: Path
 ) -> None:
@@ -139,7 +230,7 @@ def test_maps_never_overwrite_pictures(
     picture.parent.mkdir()
     cv2.imwrite(str(picture), np.zeros((40, 40, 3), np.uint8))
     where = ["--input", str(picture.parent), "--output", str(picture.parent)]
-    with pytest.raises(UserError, match="overwrite"):
+    with pytest.raises(UserError, match="holds the pictures"):
         testing.main(["--checkpoint", str(run.checkpoint("points", 0, "best")), *where])
 
 
@@ -147,7 +238,7 @@ def test_maps_of_another_method(sample_root: Path, tmp_path: Path) -> None:
     maps = tmp_path / "preds" / "perfect" / "SAMPLE-TE"
     shutil.copytree(sample_root / "gts/SAMPLE-TE", maps)
     flags = ["--pred_root", str(maps.parent.parent), "--gt_root", str(sample_root / "gts")]
-    flags += ["--testsets", "SAMPLE-TE", "--out", str(tmp_path / "scores"), "--runs", str(tmp_path)]
+    flags += ["--testsets", "SAMPLE-TE", "--out", str(tmp_path / "scores")]
     assert evaluate.main(flags) == 0
     (row,) = rows_of(tmp_path / "scores" / "scores.csv")
     assert row["checkpoint"] == "perfect"
@@ -161,7 +252,8 @@ def test_maps_of_another_method(sample_root: Path, tmp_path: Path) -> None:
 def scored(checkpoint: str, where: str, mae: float, arm: str, index: int) -> dict[str, str]:
     metrics = dict.fromkeys(METRICS, "0.5") | {"MAE": str(mae)}
     about = {"checkpoint": checkpoint, "set": where, "arm": arm, "round": str(index)}
-    return {**about, **metrics, "points": "10", "labelled_percent": "0.1"}
+    budget = {"points": "10", "labelled_percent": "0.1", "label_mode": "pixel"}
+    return {**about, **metrics, **budget}
 
 
 def test_choice_is_made_on_the_validation_split_with_the_whole_budget() -> None:
@@ -174,6 +266,8 @@ def test_choice_is_made_on_the_validation_split_with_the_whole_budget() -> None:
     ]
     assert select_best.choose_arms(rows, "MAE", on_test=False) == {"points": "round_01-last"}
     assert select_best.choose_arms(rows, "MAE", on_test=True) == {"points": "round_01-best"}
+    chosen = select_best.choose_arms(rows, "MAE", on_test=False, any_round=True)
+    assert chosen == {"points": "round_00-best"}
 
 
 def test_choosing_on_test_sets_warns(

@@ -26,6 +26,11 @@ class Machine:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
+    def images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Move uint8 RGB (B, 3, H, W) to the device, as float in [0, 1]."""
+        floats = pixels.to(self.device, non_blocking=True).float() / 255
+        return floats.contiguous(memory_format=self.memory_format)
+
     @property
     def memory_format(self) -> torch.memory_format:
         """Layout of images and weights: channels last is faster on CPU and CUDA alike."""
@@ -46,7 +51,9 @@ def choose_machine(device: str, precision: str) -> Machine:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise UserError(f"--device {device}: use auto, cpu, cuda or cuda:<n>") from None
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {device}: use auto, cpu, cuda or cuda:<n>")
     if chosen.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (chosen.index or 0) >= count:

@@ -56,5 +56,11 @@ def run_script(main: Callable[[], int | None]) -> None:
         told = error if isinstance(error, UserError) else disk_error(error)
         if told is None or os.environ.get("GCO_DEBUG") == "1":
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {_one_line(told)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+
+
+def _one_line(error: UserError) -> str:
+    """Return an error's text; of one raised in a loader process, without the traceback above it."""
+    last = str(error).strip().rsplit("\n", 1)[-1]
+    return last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")

@@ -53,26 +53,26 @@ class SheetRow:
 
     Attributes:
         image: uint8 (H, W, 3).
-        mask: bool (H, W), or None where there is none.
-        clean: float (S, S), predicted saliency on the network's grid.
-        attacked: float (S, S), the same on the attacked image.
-        scores: float (S, S), uncertainty.
-        candidates: int (N, 2) of x, y.
         known: int (K, 3) of x, y, label: the answers of earlier rounds.
         new: int (M, 3) of x, y, label: the answers of this round.
         labels: uint8 (H, W), all answers spread over their superpixels: 255 foreground,
             0 background, 128 unlabelled.
+        mask: bool (H, W). This and what follows is None where there is none.
+        clean: float (S, S), predicted saliency on the network's grid.
+        attacked: float (S, S), the same on the attacked image.
+        scores: float (S, S), uncertainty.
+        candidates: int (N, 2) of x, y.
     """
 
     image: np.ndarray
-    mask: np.ndarray | None
-    clean: np.ndarray
-    attacked: np.ndarray
-    scores: np.ndarray
-    candidates: np.ndarray
     known: np.ndarray
     new: np.ndarray
     labels: np.ndarray
+    mask: np.ndarray | None = None
+    clean: np.ndarray | None = None
+    attacked: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    candidates: np.ndarray | None = None
 
 
 def draw_sheet(rows: Sequence[SheetRow], path: Path) -> None:
@@ -92,13 +92,14 @@ def _draw_row(axes: Sequence[Axes], row: SheetRow) -> None:
     for axis in axes:
         axis.set_axis_off()
     axes[0].imshow(row.image)
-    if row.mask is not None:
-        axes[1].imshow(row.mask, cmap="gray", vmin=0, vmax=1)
-    axes[2].imshow(row.clean, cmap="gray", vmin=0, vmax=1, extent=extent)
-    axes[3].imshow(row.attacked, cmap="gray", vmin=0, vmax=1, extent=extent)
-    axes[4].imshow(row.scores, cmap="magma", extent=extent)
-    axes[5].imshow(row.image // 3)
-    axes[5].scatter(*row.candidates.T, s=2, c=CANDIDATE, linewidths=0)
+    for axis, saliency in zip(axes[1:4], (row.mask, row.clean, row.attacked), strict=True):
+        if saliency is not None:
+            axis.imshow(saliency, cmap="gray", vmin=0, vmax=1, extent=extent)
+    if row.scores is not None:
+        axes[4].imshow(row.scores, cmap="magma", extent=extent)
+    if row.candidates is not None:
+        axes[5].imshow(row.image // 3)
+        axes[5].scatter(*row.candidates.T, s=2, c=CANDIDATE, linewidths=0)
     axes[6].imshow(pale)
     for found, size in ((row.known, 5), (row.new, 16)):
         colours = np.where(found[:, 2] == 1, FOREGROUND, BACKGROUND)
@@ -112,24 +113,30 @@ def _draw_row(axes: Sequence[Axes], row: SheetRow) -> None:
 
 
 def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the mean score over the test sets against points an image.
+    """Draw the mean score over the test sets against points an image, of the best checkpoints.
 
     Args:
         rows: rows of ``scores.csv`` (text or numbers).
         path: PNG to write.
     """
-    rows = [row for row in rows if row["set"] != VALIDATION]
+    rows = [
+        row
+        for row in rows
+        if row["set"] != VALIDATION and row["checkpoint"].endswith("-best") and row["maxF"] != ""
+    ]
     if not rows:
         return
+    leak = " (LEAKS masks)" * any(row["label_mode"] == "region_mask" for row in rows)
     figure, axes = _figure(len(CURVE_METRICS), 1, 3.6, 3.0)
     for axis, metric in zip(axes[0], CURVE_METRICS, strict=True):
         for arm, style in (("points", "o-"), ("random", "s:")):
             line = _mean_by(rows, arm, metric, "points")
-            # The random arm starts from the same first round as the points.
             if arm == "random" and line:
-                line = dict([*list(_mean_by(rows, "points", metric, "points").items())[:1]]) | line
+                # It starts from the same first round as the asked points.
+                first, value = next(iter(_mean_by(rows, "points", metric, "points").items()))
+                line = {first: value} | line
             if line:
-                label = "asked points" if arm == "points" else "random points"
+                label = ("asked points" if arm == "points" else "random points") + leak
                 axis.plot(list(line), list(line.values()), style, label=label, markersize=4)
         for value in _mean_by(rows, "dense", metric, "arm").values():
             axis.axhline(value, color="black", linestyle="--", linewidth=1, label="dense masks")

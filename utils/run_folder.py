@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.errors import UserError
+
 ARMS = ("points", "dense", "random")
 """points: asked by the acquisition; random: asked at random; dense: trained on masks."""
 
@@ -32,6 +34,10 @@ class RunFolder:
         """Return the answers of one round."""
         return self.training(arm, round_index) / "points.csv"
 
+    def answers(self, arm: str, rounds: int) -> list[Path]:
+        """Return the points files of the first ``rounds`` rounds."""
+        return [self.points(arm, index) for index in range(rounds)]
+
     def region_labels(self, arm: str, round_index: int) -> Path:
         """Folder of the label maps that leak the mask (label mode region_mask only)."""
         return self.training(arm, round_index) / "region_labels"
@@ -49,8 +55,18 @@ class RunFolder:
         return self.training(arm, round_index) / "snapshots"
 
     def checkpoint_name(self, checkpoint: Path) -> str:
-        """Name of a checkpoint in ``preds/`` and ``scores.csv``: ``round_04-best``."""
-        parts = checkpoint.resolve().relative_to(self.root.resolve()).with_suffix("").parts
+        """Name of a checkpoint in ``preds/`` and ``scores.csv``: ``round_04-best``.
+
+        Raises:
+            UserError: the file does not lie in this folder.
+        """
+        root, path = self.root.resolve(), checkpoint.resolve()
+        if not path.is_relative_to(root):
+            raise UserError(
+                f"{checkpoint}: not a checkpoint of the trial in {self.root}: to make maps with "
+                "it, give --input and --output too"
+            )
+        parts = path.relative_to(root).with_suffix("").parts
         return "-".join(part for part in parts if part != "checkpoints")
 
     @property
@@ -92,3 +108,14 @@ class RunFolder:
     def curve(self) -> Path:
         """Score against points."""
         return self.root / "curve.png"
+
+
+def map_of(image: str, set_name: str) -> Path:
+    """Return where the map of an image lies below ``preds/<checkpoint>/``.
+
+    Test maps are named as their masks. The held-out split may hold pictures of several sets whose
+    names differ in the extension alone, so its maps keep it.
+    """
+    if set_name == VALIDATION:
+        return Path(set_name) / f"{image}.png"
+    return Path(set_name) / Path(image).with_suffix(".png")

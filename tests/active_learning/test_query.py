@@ -154,6 +154,7 @@ def world(tmp_path_factory):
 def asked(world):
     """A run folder in which rounds 0 and 1 were asked, at random; do not write into it."""
     config = dataclasses.replace(world.config, acquisition="random")
+    give_snapshots(world, config, 0)
     for index in (0, 1):
         ask_round(config, "points", index)
     return config.run_folder
@@ -223,6 +224,7 @@ def give_snapshots(world, config, *rounds):
         folder.mkdir(parents=True)
         for path in world.snapshots:
             os.link(path, folder / path.name)
+        RunFolder(config.run_folder).trained("points", index).write_text("{}")
 
 
 def ask_rounds(config, count, arm="points"):
@@ -457,6 +459,7 @@ def test_a_diverged_snapshot_is_told(world, asked, tmp_path, monkeypatch, place)
 def test_missing_snapshots_are_told(world, asked, tmp_path):
     config = trial(world, tmp_path)
     shutil.copytree(asked, config.run_folder)
+    run_of(config).trained("points", 1).write_text("{}")
     with pytest.raises(UserError, match=r"round_01/snapshots: no snapshots: train round 1 first"):
         ask_round(config, "points", 2)
 
@@ -478,15 +481,35 @@ def test_missing_or_foreign_points_of_an_earlier_round_are_told(world, tmp_path,
             ask_round(config, arm, 1)
 
 
-def test_random_acquisition_opens_no_snapshot(world, tmp_path, monkeypatch):
+def test_random_acquisition_neither_attacks_nor_asks_the_ensemble(
+    world, fast, tmp_path, monkeypatch
+):
     def fail(*args):
         raise AssertionError("not needed to ask at random")
 
-    for name in ("load_model", "choose_machine", "ResizedImages"):
-        monkeypatch.setattr(query, name, fail)
-    config = trial(world, tmp_path, acquisition="random")
-    paths = ask_rounds(config, 3)
-    assert_answers(world, config, paths)
+    sizes = []
+    predict = query.predict_snapshots
+
+    def spy(models, images):
+        sizes.append(len(models))
+        return predict(models, images)
+
+    monkeypatch.setattr(query, "predict_snapshots", spy)
+    monkeypatch.setitem(query.ATTACKS, "pgd", fail)
+    config = trial(world, tmp_path, acquisition="random", attack="pgd")
+    give_snapshots(world, config, 0)
+    assert_answers(world, config, ask_rounds(config, 2))
+    assert set(sizes) == {1}
+
+
+def test_a_round_is_not_asked_from_an_unfinished_training(world, fast, tmp_path):
+    config = trial(world, tmp_path)
+    give_snapshots(world, config, 0)
+    run_of(config).trained("points", 0).unlink()
+    ask_round(config, "points", 0)
+    with pytest.raises(UserError, match=r"round_00: not trained to its end: run train\.py"):
+        ask_round(config, "points", 1)
+    assert not run_of(config).points("points", 1).exists()
 
 
 def test_the_random_arm_shares_the_first_round(world, tmp_path):
@@ -518,7 +541,7 @@ def test_validation_is_asked_once_and_apart(world, tmp_path, opened):
     path.write_bytes(before)
     opened.clear()
     Pool(config).ask_validation()
-    ask_rounds(dataclasses.replace(config, acquisition="random"), 2)
+    ask_rounds(config, 2, "random")
     assert path.read_bytes() == before
     assert not {mask.stem for mask in opened} & {Path(name).stem for name in held_out}
 

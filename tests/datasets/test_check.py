@@ -131,8 +131,22 @@ def test_test_picture_in_training_whatever_the_file_format(root):
     fault = only_fault(root, "TR", "TE")
     assert (fault.severity, fault.file) == ("warning", "images/TE/g/1.png")
     assert "images/TR/a b.png" in fault.problem
-    assert check_data(root, progress=False) == []
     assert check_data(root, None, "TR+TE", progress=False) == []
+
+
+def test_picture_in_two_sets_where_nothing_says_what_they_are_for(root):
+    put(root / "images" / "TE" / "g" / "1.png", picture(1), compress_level=0)
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("warning", "images/TR/ü.png")
+    assert "images/TE/g/1.png" in fault.problem
+    assert "a leak if one set is for training and the other for test" in fault.remedy
+    # Repeated within a set and in another: each is told once.
+    put(root / "images" / "TR" / "a b.png", picture(1))
+    faults = check_data(root, progress=False)
+    assert [(fault.file, fault.problem) for fault in faults] == [
+        ("images/TR/a b.png", "the same picture as images/TE/g/1.png, in another set"),
+        ("images/TR/ü.png", "the same picture as images/TR/a b.png"),
+    ]
 
 
 def test_leak_is_found_when_the_training_set_repeats_the_picture(root):
@@ -270,9 +284,10 @@ def test_the_named_command_finds_the_same_faults(root, capsys, switches, flag):
     assert flag in str(told.value)
     words = str(told.value).split("`")[1].split()
     assert words[:3] == ["python", "-m", "datasets.check"]
-    assert main(words[3:]) == 1
-    lines = capsys.readouterr().out.splitlines()
     expected = 1 + sum(switches)
+    with pytest.raises(UserError, match=rf"^{expected} errors? in the data: the lines above tell"):
+        main(words[3:])
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == expected + 1
     assert lines[-1] == f"4 images in 2 sets checked: {expected} errors, 0 warnings"
     assert str(told.value).startswith(f"{expected} error")
@@ -285,18 +300,40 @@ def test_exit_codes(root, capsys):
         "warning: gts/TR/ü.png: no object; check it against its image",
         "4 images in 2 sets checked: 0 errors, 1 warnings",
     ]
-    (root / "images" / "TR" / "ü.png").write_bytes(b"")
-    assert main(["--data_root", str(root), "--trainset", "TR", "--no-masks"]) == 1
 
 
-@pytest.mark.parametrize("arguments", [["--data_root", "nowhere"], ["--data_rot", "x"], []])
-def test_bad_arguments_leave_with_two(arguments):
-    done = subprocess.run(
+def on_the_command_line(*arguments):
+    """Run the check, both outputs into one file as by ``2>&1``."""
+    return subprocess.run(
         [sys.executable, "-m", "datasets.check", *arguments],
         cwd=datasets.check.__file__.rsplit("datasets", 1)[0],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
+
+
+def test_errors_end_in_one_line_and_exit_code_two(root):
+    (root / "images" / "TR" / "ü.png").write_bytes(b"")
+    done = on_the_command_line("--data_root", str(root), "--trainset", "TR", "--no-masks")
     assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    fault, count, end = done.stdout.splitlines()
+    assert fault.startswith("error: images/TR/ü.png: ")
+    assert count == "2 images in 1 sets checked: 1 errors, 0 warnings"
+    assert end == "error: 1 error in the data: the lines above tell what to do"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--data_root", "nowhere"], "error: nowhere: no such folder: "),
+        (["--data_rot", "x"], "error: unknown flag --data_rot; did you mean '--data_root'?"),
+        ([], "error: --data_root is missing"),
+    ],
+)
+def test_bad_arguments_leave_with_two_and_one_line(arguments, told):
+    done = on_the_command_line(*arguments)
+    assert done.returncode == 2
+    assert done.stdout.startswith(told)
+    assert done.stdout.count("\n") == 1

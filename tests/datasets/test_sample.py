@@ -159,6 +159,20 @@ def test_command_line(tmp_path, capsys):
     assert len(list_set(tmp_path / "d", "SAMPLE-TR")) == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--ou", "x"], r"unknown flag --ou; did you mean '--out'\?"),
+        ([], "--out is missing: name the folder"),
+        (["--out", "x", "--train", "many"], "argument --train: invalid int value"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, told):
+    with pytest.raises(UserError, match=told) as raised:
+        main(arguments)
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_have_the_wanted_area_inside_their_box(name):
     box = (40.0, 10.0, 150.0, 110.0)

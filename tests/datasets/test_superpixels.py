@@ -1,5 +1,7 @@
 """Superpixels, their cache, and the spreading of answers over them."""
 
+import resource
+
 import cv2
 import numpy as np
 import pytest
@@ -113,6 +115,18 @@ def test_a_damaged_cache_file_is_made_again(sample, tmp_path, damage):
         path.write_bytes(contents[damage])
     assert np.array_equal(cache(sample), expected)
     assert path.read_bytes() == whole
+
+
+def test_a_full_disk_is_no_file(sample, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The largest size of a file stands for a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            SuperpixelCache(tmp_path, 40)(sample)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_more_regions_than_16_bits_are_not_cut_off(tmp_path):

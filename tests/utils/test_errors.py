@@ -3,6 +3,7 @@
 import errno
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from utils.errors import UserError, closest, disk_error, run_script
 from utils.registry import look_up
@@ -53,6 +54,22 @@ def test_faults_of_the_user_are_one_line_and_exit_code_2(error, told, capsys, mo
     assert printed.err.startswith(told)
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+class Faulty(Dataset):
+    """Fails for want of a file, as images do."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise UserError("a.jpg: unreadable: replace it")
+
+
+def test_a_fault_in_a_loader_process_is_one_line_too(capsys, monkeypatch):
+    monkeypatch.delenv("GCO_DEBUG", raising=False)
+    assert code_of(lambda: len(list(DataLoader(Faulty(), num_workers=1)))) == 2
+    assert capsys.readouterr().err == "error: a.jpg: unreadable: replace it\n"
 
 
 def test_debug_shows_the_traceback(monkeypatch):

@@ -1,0 +1,33 @@
+"""The device and the precision a config names."""
+
+import pytest
+import torch
+
+from utils.device import choose_machine, worker_count
+from utils.errors import UserError
+
+
+def test_a_processor_computes_in_full_precision_unless_told():
+    machine = choose_machine("cpu", "auto")
+    assert (machine.device.type, machine.dtype) == ("cpu", torch.float32)
+    assert choose_machine("cpu", "bf16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu", "gpu", "cuda:x", ""])
+def test_devices_that_are_not_for_training_are_refused(device):
+    with pytest.raises(UserError, match=f"^--device {device}: use auto, cpu, cuda or cuda:<n>$"):
+        choose_machine(device, "auto")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
+def test_a_card_that_is_not_there_is_refused(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"--device {device}: 0 CUDA devices are there"):
+        choose_machine(device, "auto")
+    assert choose_machine("auto", "auto").device.type == "cpu"
+
+
+def test_on_a_processor_no_loader_process_is_chosen():
+    machine = choose_machine("cpu", "auto")
+    assert worker_count(-1, machine) == 0
+    assert worker_count(3, machine) == 3
