@@ -22,7 +22,6 @@ from torch.nn import functional
 from utils.errors import UserError
 
 PIXEL_RANGE = 255.0
-TARGETS = ("prediction",)
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,15 @@ class AttackSettings:
         step: length of one step, in units of 1/255 (``pgd``, ``patch_pgd``).
         steps: number of steps (``pgd``, ``patch_pgd``).
         patches: n of the n x n grid of ``patch_pgd``.
-        target: what the cross-entropy compares with; ``prediction`` is the model's own hard
-            prediction on the clean image.
 
     Raises:
         UserError: a value is out of its range.
     """
 
-    eps: float = 4.0
-    step: float = 1.0
+    eps: float
+    step: float
     steps: int = 5
     patches: int = 4
-    target: str = "prediction"
 
     def __post_init__(self) -> None:
         for name in ("eps", "step"):
@@ -55,8 +51,6 @@ class AttackSettings:
         for name in ("steps", "patches"):
             if getattr(self, name) < 1:
                 raise UserError(f"attack {name} = {getattr(self, name)}: give at least 1")
-        if self.target not in TARGETS:
-            raise UserError(f"attack target '{self.target}': choose from {', '.join(TARGETS)}")
 
 
 Attack = Callable[[nn.Module, Tensor, AttackSettings, Tensor], Tensor]
@@ -112,7 +106,7 @@ def fgsm(model: nn.Module, images: Tensor, settings: AttackSettings, noise: Tens
         model: RGB (B, 3, H, W) in [0, 1] -> an object with ``logits`` (B, 1, H, W). In eval mode
             its images must not influence each other, else neither are their attacks independent.
         images: (B, 3, H, W) float in [0, 1].
-        settings: only ``eps`` and ``target`` are used.
+        settings: only ``eps`` is used.
         noise: not used.
 
     Returns:
@@ -126,7 +120,7 @@ def pgd(model: nn.Module, images: Tensor, settings: AttackSettings, noise: Tenso
 
     Args:
         model, images: as in `fgsm`.
-        settings: ``eps``, ``step``, ``steps`` and ``target``.
+        settings: ``eps``, ``step`` and ``steps``.
         noise: (B, 3, H, W) in [-1, 1], see `image_noise`; the start is ``images + eps * noise``.
 
     Returns:
