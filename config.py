@@ -70,6 +70,9 @@ class Config:
     losses_points: Weights = knob(
         {"bce": 1.0, "iou": 1.0, "coherence": 0.3}, "losses and weights for points"
     )
+    match_classes: bool = knob(
+        True, "weight the two classes of asked points to their shares among the first, random ones"
+    )
     small_scale: float = knob(0.5, "scale of the second view that the consistency loss compares")
 
     # Augmentation

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -54,6 +54,10 @@ class Place:
     data_root: Path | None
 
 
+WORTH_SHARING = 64
+"""Maps of a set from which on starting other processes pays."""
+
+
 def read_map(path: Path) -> np.ndarray:
     """Read a saliency map as uint8 (H, W).
 
@@ -80,21 +84,22 @@ def score_pair(pair: tuple[Path, Path]) -> ImageScores:
     return image_scores(saliency, mask)
 
 
-def score_set(pairs: Sequence[tuple[Path, Path]], workers: int, what: str) -> dict[str, float]:
-    """Score the maps of one set; the result does not depend on the number of processes."""
+def score_set(
+    pairs: Sequence[tuple[Path, Path]], pool: Executor | None, what: str
+) -> dict[str, float]:
+    """Score the maps of one set; the result does not depend on the number of processes.
+
+    Args:
+        pairs: (map, mask) files.
+        pool: processes to share the work of large sets, or None.
+        what: name of the progress bar.
+    """
     scores = SaliencyScores()
     bar = tqdm(total=len(pairs), desc=what, unit="image", leave=False)
-    if workers <= 1 or len(pairs) < 64:
-        results = map(score_pair, pairs)
-        for result in results:
-            scores.add(result)
-            bar.update()
-    else:
-        # Spawned, not forked: OpenCV's threads do not survive a fork.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for result in pool.map(score_pair, pairs, chunksize=16):
-                scores.add(result)
-                bar.update()
+    shared = pool is not None and len(pairs) >= WORTH_SHARING
+    for result in pool.map(score_pair, pairs, chunksize=16) if shared else map(score_pair, pairs):
+        scores.add(result)
+        bar.update()
     bar.close()
     return scores.result()
 
@@ -194,19 +199,19 @@ def about(config: Config, place: Place, checkpoint: str) -> dict[str, Any]:
 
 
 def score_checkpoint(
-    config: Config, place: Place, checkpoint: str, sets: Sequence[str], workers: int
+    config: Config, place: Place, checkpoint: str, sets: Sequence[str], pool: Executor | None
 ) -> list[dict[str, Any]]:
     """Return the rows of one checkpoint; scores of the same maps are read back, not made again."""
     known = about(config, place, checkpoint)
     rows = []
     for set_name in sets:
         row = {"trial": place.trial, "checkpoint": checkpoint, "set": set_name, **known}
-        rows.append(row | score_or_recall(config, place, checkpoint, set_name, workers))
+        rows.append(row | score_or_recall(config, place, checkpoint, set_name, pool))
     return rows
 
 
 def score_or_recall(
-    config: Config, place: Place, checkpoint: str, set_name: str, workers: int
+    config: Config, place: Place, checkpoint: str, set_name: str, pool: Executor | None
 ) -> dict[str, Any]:
     """Score the maps of a set, unless the same maps and masks have been scored before.
 
@@ -228,7 +233,7 @@ def score_or_recall(
         scores = score_validation(config, place, checkpoint)
     else:
         what = f"scoring {checkpoint} on {set_name}"
-        scores = {"images": len(pairs), **score_set(pairs, workers, what)}
+        scores = {"images": len(pairs), **score_set(pairs, pool, what)}
     write_json(kept, {"mark": mark, **scores})
     return scores
 
@@ -322,8 +327,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     sets = sets_to_score(config, place)
     workers = config.workers if config.workers >= 0 else os.cpu_count() or 1
     rows = []
-    for checkpoint in checkpoints:
-        rows += score_checkpoint(config, place, checkpoint, sets, workers)
+    # Spawned, not forked: OpenCV's threads do not survive a fork. They start when first needed.
+    with ProcessPoolExecutor(max(workers, 1), mp_context=get_context("spawn")) as pool:
+        for checkpoint in checkpoints:
+            some = pool if workers > 1 else None
+            rows += score_checkpoint(config, place, checkpoint, sets, some)
     write_scores(place.out / "scores.csv", rows)
     shown = ("maxF", "wF", "S", "meanE", "MAE")
     lines = [

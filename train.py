@@ -24,7 +24,7 @@ from datasets.augment import Augmentation
 from datasets.cache import ResizedImages, ResizedMasks, native_sizes
 from datasets.checked import require_checked
 from datasets.index import Sample, list_split
-from datasets.points import read_answers
+from datasets.points import read_answers, read_points
 from datasets.superpixels import SuperpixelCache, read_label_map, spread
 from datasets.training import Labels, MaskLabels, PointLabels, TrainingSet, make_loader
 from losses import Supervision, total_loss
@@ -60,6 +60,24 @@ def read_supervision(
             for sample, (width, height) in zip(samples, sizes, strict=True)
         ]
     return PointLabels(of_image, sizes, config.size, maps)
+
+
+def class_weights(run: RunFolder, arm: str, last_round: int) -> tuple[float, float]:
+    """Return the weights of background and foreground answers.
+
+    Asked pixels hold more foreground than pictures do, and a network trained on them as they are
+    sees objects everywhere. So the two classes are weighted to the shares they have in the first
+    round, whose pixels are random: a correction of the label shift (Saerens et al. 2002), known
+    from points alone. Masks and random points need none.
+    """
+    if arm != "points" or last_round == 0:
+        return 1.0, 1.0
+    rounds = [[p.label for p in read_points(path)] for path in run.answers(arm, last_round + 1)]
+    labels = [label for answers in rounds for label in answers]
+    true, asked = sum(rounds[0]) / len(rounds[0]), sum(labels) / len(labels)
+    if min(true, asked) == 0 or max(true, asked) == 1:
+        return 1.0, 1.0
+    return (1 - true) / (1 - asked), true / asked
 
 
 class Validation:
@@ -136,6 +154,8 @@ class Trainer:
             worker_count(config.workers, self.machine),
             pin_memory=self.machine.device.type == "cuda",
         )
+        weights = class_weights(self.run, arm, round_index) if config.match_classes else (1.0, 1.0)
+        self.class_weights = torch.tensor(weights, device=self.machine.device).view(1, 2, 1, 1)
         self.validation = Validation(config, self.run, arm, held_out)
         self.snapshot_epochs = snapshot_epochs(config.epochs, config.snapshots, config.first_cycle)
         self.epoch, self.best, self.rows = 0, math.inf, []
@@ -230,7 +250,7 @@ class Trainer:
                 size = max(32, round(images.shape[-1] * self.config.small_scale))
                 small = functional.interpolate(images, size=(size, size), mode="bilinear")
                 small_logits = self.model(small).logits
-        labels = labels.to(self.machine.device, non_blocking=True).float()
+        labels = labels.to(self.machine.device, non_blocking=True).float() * self.class_weights
         supervision = Supervision(labels, images, small_logits)
         total, parts = total_loss(logits, supervision, self.weights)
         self.optimizer.zero_grad(set_to_none=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -90,7 +92,8 @@ def test_scores_do_not_depend_on_the_number_of_processes(sample_root: Path, tmp_
     masks = sorted((sample_root / "gts/SAMPLE-TE").iterdir())
     pairs = [(mask, mask) for mask in masks] * 11
     assert len(pairs) >= 64
-    assert evaluate.score_set(pairs, 1, "") == evaluate.score_set(pairs, 2, "")
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        assert evaluate.score_set(pairs, None, "") == evaluate.score_set(pairs, pool, "")
 
 
 def test_new_weights_replace_old_maps_and_scores(trained: tuple[list[str], RunFolder]) -> None:

@@ -14,7 +14,7 @@ import active_learning.__main__ as asking
 import config as settings
 import train
 from datasets.images import read_mask
-from datasets.points import read_points
+from datasets.points import Point, read_points, write_points
 from models import Prediction
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
@@ -236,3 +236,37 @@ def test_validation_error_is_the_mean_absolute_error(tiny: list[str]) -> None:
     share = float(torch.stack([labels[1] for labels in trainer.validation.labels]).float().mean())
     error = trainer.validation.error(Constant(), trainer.machine)
     assert error == pytest.approx(share * 0.7 + (1 - share) * 0.3, abs=1e-6)
+
+
+def test_asked_points_count_as_random_ones_would(tiny: list[str]) -> None:
+    run = run_of(tiny)
+    first = [Point("a", x, 0, int(x < 2), 0) for x in range(10)]  # two of ten are foreground
+    second = [Point("a", x, 1, int(x < 8), 1) for x in range(10)]  # eight of ten
+    for index, points in enumerate((first, second)):
+        write_points(run.points("points", index), points)
+        write_points(run.points("random", index), points)
+    background, foreground = train.class_weights(run, "points", 1)
+    assert background * 10 == pytest.approx(0.8 * 20)
+    assert foreground * 10 == pytest.approx(0.2 * 20)
+    assert train.class_weights(run, "points", 0) == (1.0, 1.0)
+    assert train.class_weights(run, "random", 1) == (1.0, 1.0)
+    assert train.class_weights(run, "dense", 0) == (1.0, 1.0)
+
+
+def test_class_weights_reach_the_losses(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run_rounds([*tiny, "--match_classes"])
+    trainer = train.Trainer(config_of(tiny), "points", 1)
+    trainer.class_weights = torch.tensor([3.0, 0.5]).view(1, 2, 1, 1)
+    seen: list[torch.Tensor] = []
+    losses = train.total_loss
+
+    def spy(logits: torch.Tensor, supervision: train.Supervision, weights: dict) -> tuple:
+        seen.append(supervision.labels)
+        return losses(logits, supervision, weights)
+
+    monkeypatch.setattr(train, "total_loss", spy)
+    images, labels = torch.rand(2, 3, 32, 32), torch.zeros(2, 2, 32, 32, dtype=torch.uint8)
+    labels[:, :, 4, 4] = 1
+    trainer.step(images, labels)
+    assert seen[0][:, 0].sum() == 6.0
+    assert seen[0][:, 1].sum() == 1.0

@@ -383,7 +383,8 @@ def test_maps_hold_what_they_say(world, kernel):
         torch.testing.assert_close(found.scores, (found.clean - found.attacked).abs())
         # The newest snapshot is attacked. A sign may turn where the gradient is next to nothing.
         attacked = [
-            voted(ATTACKS["fgsm"](net, pixels, AttackSettings(eps=4.0, step=1.0), pixels)) for net in nets
+            voted(ATTACKS["fgsm"](net, pixels, AttackSettings(eps=4.0, step=1.0), pixels))
+            for net in nets
         ]
         old, new = ((found.attacked - other).abs().mean() for other in attacked)
         assert new < 0.02 * old
