@@ -208,8 +208,11 @@ def test_the_curve_draws_the_best_checkpoint_of_each_training(
 ) -> None:
     drawn: list[tuple[list[float], list[float]]] = []
 
-    def note(_: Axes, x: list[float], y: list[float], *rest: object, **more: object) -> None:
+    plot = Axes.plot
+
+    def note(axes: Axes, x: list[float], y: list[float], *rest: object, **more: object) -> list:
         drawn.append((x, y))
+        return plot(axes, x, y, *rest, **more)
 
     monkeypatch.setattr(Axes, "plot", note)
     rows = [
