@@ -104,7 +104,7 @@ class Config:
 
     # Arms run beside the points
     with_dense: bool = knob(True, "train the dense twin too")
-    with_random: bool = knob(False, "train on random points too, round by round")
+    with_random: bool = knob(False, "train on random points too (on the sample data: true)")
 
     # Machine
     device: str = knob("auto", "auto, cpu, cuda or cuda:<n>")
@@ -313,7 +313,9 @@ def resolve(flags: dict[str, Any]) -> Config:
     trial = flags.get("trial", defaults.trial)
     path = Path(flags.get("runs", defaults.runs)) / trial / "config.json"
     if not path.exists():
-        base = SAMPLE if not flags.get("data_root", defaults.data_root) else {}
+        _check_begins(flags, path)
+        root = flags.get("data_root", defaults.data_root)
+        base = SAMPLE if root in ("", SAMPLE["data_root"]) else {}
         config = Config(**{**base, **flags})
         if not config.trainset:
             raise UserError(
@@ -331,6 +333,17 @@ def resolve(flags: dict[str, Any]) -> Config:
             "name, or delete its folder to begin anew"
         )
     return config
+
+
+def _check_begins(flags: dict[str, Any], path: Path) -> None:
+    """Raise `UserError` for a trial named alone, as one that is there would be, but is not."""
+    runs = path.parent.parent
+    others = [found.parent.name for found in runs.glob("*/config.json")]
+    if set(flags) <= {"trial", "runs"} and closest(path.parent.name, others):
+        raise UserError(
+            f"no trial '{path.parent.name}' in {runs}{closest(path.parent.name, others)} A new "
+            "trial needs --data_root"
+        )
 
 
 def _has_begun(run_folder: Path) -> bool:

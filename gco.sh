@@ -65,11 +65,12 @@ stage "$ROOT/test.py" "${settings[@]}"
 stage "$ROOT/evaluate.py" "${settings[@]}"
 echo
 stage "$ROOT/select_best.py" "${settings[@]}"
-echo "scores: $run/scores.csv, TensorBoard: tensorboard --logdir $run"
+printf 'scores: %s, TensorBoard: tensorboard --logdir %q\n' "$run/scores.csv" "$run"
 if [ "$sample" = 1 ]; then
     echo "next, on your own pictures (images/<SET>/*.jpg with gts/<SET>/*.png):"
     echo "  ./gco.sh mytrial --data_root FOLDER --trainset SET --testsets OTHERSET"
 else
     echo "next, maps of any folder of pictures:"
-    echo "  python test.py --input FOLDER --checkpoint $run/round_$(printf %02d $((rounds - 1)))/checkpoints/best.pth --output MAPS"
+    best="$run/round_$(printf %02d $((rounds - 1)))/checkpoints/best.pth"
+    printf '  %q %q --input FOLDER --checkpoint %q --output MAPS\n' "$PYTHON" "$ROOT/test.py" "$best"
 fi

@@ -17,6 +17,10 @@ fail() {
     exit 2
 }
 
+case " $* " in
+    *" --help "* | *" -h "*) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    *" --seed"* | *" --trial"*) fail "--seed and --trial follow from the ID of each trial" ;;
+esac
 usage="give the first ID and the number of trials: ./sub_by_id.sh 10 5 [--dry-run | --local] ..."
 [[ "${1:-}" =~ ^[0-9]+$ && "${2:-}" =~ ^[1-9][0-9]*$ ]] || fail "$usage"
 first=$((10#$1)) # 010 is ten, not octal

@@ -289,8 +289,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train what the command line asks for; see the module's text."""
 
     def extend(parser: Any) -> None:
-        parser.add_argument("--arm", choices=ARMS, default="points", help="what supervises")
-        parser.add_argument("--round", type=int, default=0, help="train on rounds 0..round")
+        parser.add_argument(
+            "--arm", choices=ARMS, default="points", help="what supervises (default: points)"
+        )
+        parser.add_argument(
+            "--round", type=int, default=0, help="train on rounds 0..round (default: 0)"
+        )
 
     config, args = settings.parse(argv, __doc__, extend)
     settings.check_names(config)

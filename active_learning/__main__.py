@@ -20,8 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Ask the round that the command line names; see the module's text."""
 
     def extend(parser: Any) -> None:
-        parser.add_argument("--arm", choices=("points", "random"), default="points", help="arm")
-        parser.add_argument("--round", type=int, default=0, help="0 is the first, random one")
+        parser.add_argument(
+            "--arm", choices=("points", "random"), default="points", help="default: points"
+        )
+        parser.add_argument("--round", type=int, default=0, help="default: 0, the random one")
 
     config, args = settings.parse(argv, __doc__, extend)
     settings.check_names(config)

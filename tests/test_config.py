@@ -289,6 +289,18 @@ def test_settings_may_change_until_a_stage_has_left_something(runs):
     assert parse(["--runs", str(runs), "--lr", "0.5"], "")[0].lr == 0.5
 
 
+def test_a_misspelt_trial_is_not_begun(runs):
+    begin(runs, "--trial", "mine")
+    refused(["--runs", str(runs), "--trial", "mnie"], r"no trial 'mnie' .* did you mean 'mine'\?")
+    # With a setting it is meant as a new one: t11 beside t10.
+    assert parse(["--runs", str(runs), "--trial", "mnie", "--seed", "3"], "")[0].seed == 3
+
+
+def test_the_sample_settings_hold_where_the_sample_data_are_named(runs):
+    named, _ = parse(["--runs", str(runs), "--data_root", SAMPLE["data_root"]], "")
+    assert named == parse(["--runs", str(runs)], "")[0]
+
+
 @pytest.mark.parametrize("name", sorted(set(FIELDS) - FREE - {"trial"}))
 def test_a_changed_flag_is_refused_with_old_and_new(name, runs):
     old = begin(runs)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ODD = ["--data_root", "my data/$HOME", "--trial", 'it\'s "q"', "--losses_points", "bce=1+iou", ""]
+ODD = ["--data_root", "my data/$HOME", "--runs", 'it\'s "q"', "--losses_points", "bce=1+iou", ""]
 
 GCO = '#!/usr/bin/env bash\nprintf "%s\\n" "$@" >> "$(dirname "$0")/ran"\n'
 SBATCH = (
@@ -107,3 +107,18 @@ def test_without_a_cluster_it_says_so(repo):
     done = run(repo, "1", "2")
     assert done.returncode == 2
     assert done.stderr.startswith("error: sbatch is not here")
+
+
+@pytest.mark.parametrize("flag", ["--seed", "--trial"])
+def test_what_follows_from_the_id_is_refused(repo, flag):
+    done = run(repo, "10", "5", "--dry-run", flag, "7")
+    assert done.returncode == 2
+    assert "follow from the ID" in done.stderr
+    assert done.stdout == ""
+
+
+def test_help_explains_the_use(repo):
+    done = run(repo, "--help")
+    assert done.returncode == 0
+    assert "--dry-run" in done.stdout
+    assert "set -euo" not in done.stdout

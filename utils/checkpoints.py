@@ -51,7 +51,8 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = ("model", "config")) -> 
         # TypeError, ...), and each means the same to the user.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise UserError(
-            f"{path}: damaged or not a checkpoint ({reason}): delete it and run the stage again"
+            f"{path}: damaged or not a checkpoint ({reason}): name another file; if a stage made "
+            "this one, delete it and run that stage again"
         ) from None
     missing = [key for key in keys if not isinstance(state, dict) or key not in state]
     if missing:
