@@ -102,7 +102,8 @@ def samples(tmp_path):
 def test_points_in_the_corners_are_inside(samples, tmp_path):
     corners = [("wide.png", x, y) for x in (0, 6) for y in (0, 2)]
     corners += [("tall.png", x, y) for x in (0, 1) for y in (0, 8)]
-    check_points([Point(*corner, 1, 0) for corner in corners], samples, tmp_path / "p.csv")
+    points = [Point(*corner, 1, 0) for corner in corners]
+    assert check_points(points, samples, tmp_path / "p.csv") is None  # it raises where it objects
 
 
 @pytest.mark.parametrize("pixel", [(7, 0), (0, 3), (-1, 0), (0, -1), (2, 8)])
