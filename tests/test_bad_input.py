@@ -143,7 +143,7 @@ def test_checkpoints_of_another_architecture_damaged_or_foreign(
     good = runs / "tiny/dense/checkpoints/best.pth"
     state = load_checkpoint(good)
     other, cut, foreign = tmp_path / "other.pth", tmp_path / "cut.pth", tmp_path / "foreign.pth"
-    save_checkpoint(other, {**state, "config": {**state["config"], "backbone": "mobilenet_v2"}})
+    save_checkpoint(other, {**state, "config": {**state["config"], "backbone": "resnet18"}})
     cut.write_bytes(good.read_bytes()[:5000])
     torch.save({"weight": torch.zeros(3)}, foreign)
     images = Path(tiny[tiny.index("--data_root") + 1]) / "images/SAMPLE-TE"
