@@ -1,16 +1,20 @@
 """Read images and masks of any common format, and write PNG files.
 
 Pillow reads here rather than OpenCV, because it raises on a truncated file where OpenCV returns
-the missing rows as grey.
+the missing rows as grey. Only plain grey PNG files, as most masks and all our maps are, go to
+OpenCV, which decodes them faster, after their checksums have been looked at.
 """
 
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -30,6 +34,10 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: a.swapaxes(0, 1)[::-1],
 }
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PLAIN_CHUNKS = frozenset({b"IDAT", b"IEND", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB"})
+"""PNG chunks, beside the header, that neither library lets change a grey value."""
 
 _PNG_EXIF_MARKERS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
@@ -83,6 +91,10 @@ def read_grey(path: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
         UserError: as for `read_image`.
     """
 
+    plain = _plain_grey_png(path)
+    if plain is not None:
+        return plain, 255.0
+
     def decode(image: Image.Image) -> tuple[np.ndarray, float]:
         values, full = _deep_grey(image) or (np.asarray(_luminance(image)), 255.0)
         return _upright(values, image, path), full
@@ -120,6 +132,39 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
         raise ValueError(f"uint8 of (H, W) or (H, W, 3) wanted, got {array.dtype} {array.shape}")
     with atomic_path(path) as temporary:
         Image.fromarray(np.ascontiguousarray(array)).save(temporary, format="PNG")
+
+
+def _plain_grey_png(path: str | os.PathLike[str]) -> np.ndarray | None:
+    """Return the values of a sound 8-bit grey PNG without extras, None for every other file."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(33)
+            # Signature; header chunk: length, name, width, height, bits a value, colour type.
+            if head[:8] != _PNG_START or head[12:16] != b"IHDR" or head[24:26] != b"\x08\x00":
+                return None
+            data = head + file.read()
+    except OSError:
+        return None
+    width, height = struct.unpack(">II", head[16:24])
+    if width * height > (Image.MAX_IMAGE_PIXELS or 0) or not _sound_png(data):
+        return None
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def _sound_png(data: bytes) -> bool:
+    """Tell whether a PNG's chunks are whole, their checksums right, and all of them plain."""
+    at = len(_PNG_START)
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        name, end = data[at + 4 : at + 8], at + 8 + length
+        if end + 4 > len(data) or (name not in _PLAIN_CHUNKS and at != len(_PNG_START)):
+            return False
+        if zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            return False
+        if name == b"IEND":
+            return True
+        at = end + 4
+    return False
 
 
 def _opened(path: str | os.PathLike[str], work: Callable[[Image.Image], Result]) -> Result:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,10 +185,10 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}): check it") from None
 
 
-def image_names(folder: Path) -> list[str]:
+def image_names(folder: Path, extensions: Collection[str] = EXTENSIONS) -> list[str]:
     """Return the names, relative to ``folder``, of the image files in it and in its subfolders.
 
-    Hidden files and files without an image's extension are left out; the order is the disk's.
+    Hidden files and files without one of the extensions are left out; the order is the disk's.
 
     Raises:
         UserError: a folder cannot be listed.
@@ -199,15 +199,15 @@ def image_names(folder: Path) -> list[str]:
             names += [
                 f"{entry.name}/{inner.name}"
                 for inner in _entries(folder / entry.name)
-                if _is_image(inner)
+                if _is_file_of(extensions, inner)
             ]
-        elif _is_image(entry):
+        elif _is_file_of(extensions, entry):
             names.append(entry.name)
     return names
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return Path(entry.name).suffix.lower() in EXTENSIONS and entry.is_file()
+def _is_file_of(extensions: Collection[str], entry: os.DirEntry[str]) -> bool:
+    return os.path.splitext(entry.name)[1].lower() in extensions and entry.is_file()
 
 
 def _sample(root: Path, set_name: str, name: str) -> Sample:

@@ -1,0 +1,143 @@
+"""Saliency maps as files: read those of any method, and pair them with their masks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from datasets.images import read_grey
+from datasets.index import EXTENSIONS, image_names
+from utils.errors import UserError
+
+ARRAY_EXTENSION = ".npy"
+MAP_EXTENSIONS = (".png", ".npy", *sorted(EXTENSIONS - {".png"}))
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A map and the mask it is scored against.
+
+    Attributes:
+        name: the mask's path below its set, with ``/``; the image's name in per-image tables.
+    """
+
+    name: str
+    saliency: Path
+    mask: Path
+
+
+@dataclass
+class Pairing:
+    """What was found when maps were looked for: pairs in byte order of name, and the rest."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+
+
+def read_map(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a saliency map of any depth as 256 grey levels, uint8 (H, W).
+
+    Pictures (colours become their luminance) and ``.npy`` arrays of two dimensions are read. White
+    is 255, 65535, ... of integers by their depth, True of Booleans and 1.0 of floats; deeper
+    values are rounded to the nearest of the 256 levels.
+
+    Raises:
+        UserError: the file is missing or damaged, is no map, or is a float map that holds NaN or
+            leaves the range 0 to 1.
+    """
+    path = Path(path)
+    values, full = _read_array(path) if path.suffix == ARRAY_EXTENSION else read_grey(path)
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype.kind == "f":
+        _check_range(values, path)
+    return np.rint(values.astype(np.float64) * (255 / full)).astype(np.uint8)
+
+
+def _read_array(path: Path) -> tuple[np.ndarray, float]:
+    """Return the values of an ``.npy`` file and the value of white."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such map: make it first") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not readable as an array ({error}): make it again") from None
+    shape = " x ".join(map(str, values.shape))
+    if values.ndim != 2 or values.size == 0:
+        raise UserError(f"{path}: {shape or 'one value'}: a map has two dimensions, height x width")
+    if values.dtype.kind == "u":
+        return values, float(np.iinfo(values.dtype).max)
+    if values.dtype.kind in "bf":
+        return values, 1.0
+    raise UserError(f"{path}: {values.dtype}: save bool, unsigned integers, or floats of 0 to 1")
+
+
+def _check_range(values: np.ndarray, path: Path) -> None:
+    """Refuse NaN, and floats that are no saliency of 0 to 1."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        y, x = np.argwhere(bad)[0]
+        raise UserError(
+            f"{path}: {values[y, x]} at x {x}, y {y} ({bad.sum()} of {values.size} values are not "
+            "finite): mend what made the map"
+        )
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        raise UserError(
+            f"{path}: float values from {low:g} to {high:g}: saliency must lie in 0 to 1: "
+            "scale the map, or save 8-bit values"
+        )
+
+
+def pair_up(masks: Iterable[tuple[str, Path]], folder: Path) -> Pairing:
+    """Look for the map of every mask in a folder, by its path without extension.
+
+    Args:
+        masks: name (path below the set, with ``/``) and file of every mask.
+        folder: the folder of the set's maps.
+
+    Raises:
+        UserError: two maps would stand for one mask.
+    """
+    by_stem: dict[str, str] = {}
+    for name in _map_names(folder):
+        stem = os.path.splitext(name)[0]
+        other = by_stem.setdefault(stem, name)
+        if other != name:
+            first, second = sorted((other, name))
+            raise UserError(f"{folder}: {first} and {second} are maps of one image: remove one")
+    found = Pairing()
+    for name, mask in sorted(masks, key=lambda item: os.fsencode(item[0])):
+        saliency = by_stem.pop(os.path.splitext(name)[0], None)
+        if saliency is None:
+            found.missing.append(name)
+        else:
+            found.pairs.append(Pair(name, folder / saliency, mask))
+    found.extra = sorted(by_stem.values())
+    return found
+
+
+def list_masks(folder: Path) -> list[tuple[str, Path]]:
+    """Return name and file of every mask of a set, flat or grouped.
+
+    Raises:
+        UserError: the folder is missing or holds no mask.
+    """
+    names = image_names(folder) if folder.is_dir() else []
+    if not names:
+        raise UserError(f"{folder}: no masks there: check --gt_root and --testsets")
+    return [(name, folder / name) for name in names]
+
+
+def _map_names(folder: Path) -> list[str]:
+    """Return the names of the maps below a folder, none where it is missing."""
+    if not folder.is_dir():
+        return []
+    return image_names(folder, frozenset(MAP_EXTENSIONS))
