@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 _DISK_REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
@@ -44,11 +45,19 @@ def run_script(main: Callable[[], int | None]) -> None:
     """Run a script's ``main`` and leave with its exit code.
 
     A `UserError`, a full disk or a missing permission becomes one line on standard error and
-    exit code 2; an interrupt becomes exit code 130. Anything else is a defect of ours and keeps
-    its traceback. ``GCO_DEBUG=1`` shows the traceback of user errors too.
+    exit code 2; an interrupt becomes exit code 130; output that nobody reads any more (``| head``)
+    ends the script. Anything else is a defect of ours and keeps its traceback. ``GCO_DEBUG=1``
+    shows the traceback of user errors too.
     """
     try:
-        sys.exit(main() or 0)
+        code = main() or 0
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:
+        # What is still held back has nowhere to go: without this it would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("stopped: the reader of the output has gone", file=sys.stderr)
+        sys.exit(EXIT_BROKEN_PIPE)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -1,6 +1,9 @@
 """What a user sees of an error: one line and an exit code."""
 
 import errno
+import shlex
+import subprocess
+import sys
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
@@ -87,6 +90,16 @@ def test_defects_keep_their_traceback(error):
 def test_an_interrupt_is_exit_code_130(capsys):
     assert code_of(raiser(KeyboardInterrupt())) == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads_ends_the_script_without_a_traceback():
+    code = "from utils.errors import run_script\n"
+    code += "run_script(lambda: print('x' * 10_000_000))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -c 1; "
+    command += "echo ${PIPESTATUS[0]}"
+    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert told.stdout == "x141\n"
+    assert told.stderr == "stopped: the reader of the output has gone\n"
 
 
 def test_disk_error_passes_other_faults_over():
