@@ -1,16 +1,16 @@
 """Score saliency maps against masks: ``python evaluate.py --trial T``.
 
-Writes ``runs/<trial>/scores.csv`` (one row a checkpoint and set), the sheet of every round and the
-curve of score against points. Maps that another method made are scored by ``python evaluate.py
---pred_root P --gt_root G --testsets A+B --out F``, with maps in ``P/<method>/<SET>/`` and masks in
-``G/<SET>/``. Scores that are there already for the same maps are kept.
+Writes ``scores.csv`` (one row a checkpoint and set), ``scores.md``, ``scores.tex``, ``curves.npz``
+and ``curves/<SET>.png|pdf`` into the trial's folder, the sheet of every round, and the curve of
+score against points. Maps that another method made are scored by ``--pred_root P --gt_root G
+--testsets A+B --out F``, with maps in ``P/<method>/<SET>/`` and masks in ``G/<SET>/``; without
+``--testsets``, the maps in the folder P by the masks in the folder G. Nothing is scored twice.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -18,123 +18,135 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 import config as settings
 from config import Config
 from datasets.images import read_image, read_mask
 from datasets.index import (
+    EXTENSIONS,
+    IMAGES_FOLDER,
     MASKS_FOLDER,
-    Sample,
     list_set,
     list_sets,
     list_split,
     split_set_names,
 )
+from datasets.label_budget import label_budget
+from datasets.maps import Pair, list_masks, pair_up, read_map
 from datasets.points import by_image, read_answers, read_points
-from datasets.superpixels import UNLABELLED, SuperpixelCache, spread
+from datasets.scoring import score_set
+from datasets.superpixels import SuperpixelCache, spread
 from utils.errors import UserError, run_script
-from utils.files import read_json, write_json
-from utils.metrics import ImageScores, SaliencyScores, image_scores, point_scores
+from utils.files import atomic_path, read_json, write_json, write_text
+from utils.metrics import (
+    CONVENTIONS,
+    LOWER_IS_BETTER,
+    METRICS,
+    SetScores,
+    each_image,
+    parts_of,
+    point_scores,
+)
 from utils.pictures import SheetRow, draw_curve, draw_sheet
 from utils.run_folder import VALIDATION, RunFolder, map_of
+from utils.score_pictures import WorstRow, draw_threshold_curves, draw_worst
+from utils.score_tables import latex_table, markdown_table
 from utils.scores import read_scores, write_scores
-from utils.tables import text_table
+from utils.tables import text_table, write_rows
+from utils.tallies import Kept
+
+SHOWN = ("maxF", "wF", "S", "meanE", "MAE")
+"""The metrics of the printed tables, unless others are asked for."""
+
+MOST_CURVES = 12
+"""Methods that a figure of curves can show."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where maps and masks lie, and where the scores go; a data root only for a trial's own."""
+    """Where maps and masks lie, and where the scores go.
+
+    Attributes:
+        predictions: ``<predictions>/<checkpoint>/<SET>/``, or the maps themselves if `plain`.
+        masks: ``<masks>/<SET>/``, or the masks themselves if `plain`.
+        data_root: of a trial's own sets; None for maps from elsewhere.
+    """
 
     predictions: Path
     masks: Path
     out: Path
     trial: str
     data_root: Path | None
+    plain: bool = False
+
+    def maps_of(self, checkpoint: str, set_name: str) -> Path:
+        """Return the folder of the maps of a set."""
+        return self.predictions if self.plain else self.predictions / checkpoint / set_name
+
+    def masks_of(self, set_name: str) -> Path:
+        """Return the folder of the masks of a set."""
+        return self.masks if self.plain else self.masks / set_name
+
+    def log_of(self, checkpoint: str, set_name: str) -> Path:
+        """Return where what is known of the maps of a set is kept."""
+        return self.out / "tallies" / checkpoint / f"{set_name}.tally"
 
 
-WORTH_SHARING = 64
-"""Maps of a set from which on starting other processes pays."""
+@dataclass(frozen=True)
+class Wish:
+    """What is to be found out, as the command line says."""
+
+    metrics: tuple[str, ...]
+    convention: str
+    allow_missing: bool
+    per_image: bool
+    worst: int
+    sort_by: str
 
 
-def read_map(path: Path) -> np.ndarray:
-    """Read a saliency map as uint8 (H, W).
-
-    Raises:
-        UserError: it is missing, unreadable, or no 8-bit picture.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such map: run test.py first") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: unreadable ({error}): delete it and run test.py again") from None
-
-
-def score_pair(pair: tuple[Path, Path]) -> ImageScores:
-    """Score one (map, mask) pair of files."""
-    saliency, mask = read_map(pair[0]), read_mask(pair[1])
-    if saliency.shape != mask.shape:
-        raise UserError(
-            f"{pair[0]}: {saliency.shape[1]} x {saliency.shape[0]} pixels, its mask "
-            f"{mask.shape[1]} x {mask.shape[0]}: make the map at the picture's own size"
-        )
-    return image_scores(saliency, mask)
-
-
-def score_set(
-    pairs: Sequence[tuple[Path, Path]], pool: Executor | None, what: str
-) -> dict[str, float]:
-    """Score the maps of one set; the result does not depend on the number of processes.
-
-    Args:
-        pairs: (map, mask) files.
-        pool: processes to share the work of large sets, or None.
-        what: name of the progress bar.
-    """
-    scores = SaliencyScores()
-    bar = tqdm(total=len(pairs), desc=what, unit="image", leave=False)
-    shared = pool is not None and len(pairs) >= WORTH_SHARING
-    for result in pool.map(score_pair, pairs, chunksize=16) if shared else map(score_pair, pairs):
-        scores.add(result)
-        bar.update()
-    bar.close()
-    return scores.result()
-
-
-def list_pairs(place: Place, checkpoint: str, set_name: str) -> list[tuple[Path, Path]]:
-    """Return the (map, mask) files of a set, in order of name.
+def find_pairs(
+    place: Place, checkpoint: str, set_name: str, allow_missing: bool
+) -> tuple[list[Pair], int]:
+    """Return maps and masks of a set, in byte order of name, and the number of missing maps.
 
     Of a trial, the images say which; of other maps, the masks do.
 
     Raises:
-        UserError: the set has no masks, or some maps are missing (their number, the first names).
+        UserError: the set has no masks, or maps are missing (their number, the first names) that
+            may not be.
     """
-    folder = place.masks / set_name
+    folder = place.masks_of(set_name)
     if place.data_root is not None:
-        masks = [sample.mask for sample in list_set(place.data_root, set_name)]
+        listed = [sample.mask for sample in list_set(place.data_root, set_name)]
+        masks = [(path.relative_to(folder).as_posix(), path) for path in listed]
     else:
-        masks = sorted(path for path in folder.rglob("*.png") if not path.name.startswith("."))
-    if not masks:
-        raise UserError(f"{folder}: no masks (*.png): check --gt_root and --testsets")
-    pairs = [(place.predictions / checkpoint / set_name / m.relative_to(folder), m) for m in masks]
-    missing = [saliency for saliency, _ in pairs if not saliency.exists()]
-    if missing:
-        names = ", ".join(str(path) for path in missing[:3])
-        raise UserError(f"{len(missing)} of {len(pairs)} maps are missing (first: {names})")
-    return pairs
+        masks = list_masks(folder)
+    maps = place.maps_of(checkpoint, set_name)
+    found = pair_up(masks, maps)
+    if found.extra:
+        print(
+            f"{maps}: {len(found.extra)} maps have no mask and are left out ({first(found.extra)})"
+        )
+    if found.missing:
+        told = f"{len(found.missing)} of {len(masks)} maps are missing ({first(found.missing)})"
+        if not allow_missing or not found.pairs:
+            raise UserError(f"{maps}: {told}: make them, or score the others with --allow_missing")
+        print(f"{maps}: {told}: the scores are of the others")
+    return found.pairs, len(found.missing)
+
+
+def first(names: Sequence[str]) -> str:
+    """Return the first names of a list, for a message."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def score_validation(config: Config, place: Place, checkpoint: str) -> dict[str, float]:
     """Score the maps of the held-out images at their labelled points, all pooled."""
     run = RunFolder(config.run_folder)
     held_out = training_split(config)[1]
+    answers = read_answers([run.validation_points], held_out)
     values, labels = [], []
-    for sample, found in zip(
-        held_out, read_answers([run.validation_points], held_out), strict=True
-    ):
+    for sample, found in zip(held_out, answers, strict=True):
         saliency = read_map(place.predictions / checkpoint / map_of(sample.name, VALIDATION))
         values.append(saliency[found[:, 1], found[:, 0]])
         labels.append(found[:, 2])
@@ -142,122 +154,163 @@ def score_validation(config: Config, place: Place, checkpoint: str) -> dict[str,
     return {"images": len(held_out), **scores}
 
 
-def training_split(config: Config) -> tuple[list[Sample], list[Sample]]:
+def training_split(config: Config) -> tuple[list, list]:
     """Return the training and the held-out images of the trial."""
     return list_split(config.data_root, config.trainset, config.validation_fraction, config.seed)
 
 
-def label_budget(config: Config, arm: str, round_index: int) -> dict[str, Any]:
-    """Return points an image, labelled pixels and region-label error of rounds 0..round_index.
-
-    Only here are masks compared with the labels that a training used; the result goes nowhere but
-    into the table. It is kept in ``labels.json`` beside the round's points.
-    """
-    run = RunFolder(config.run_folder)
-    kept = run.training(arm, round_index) / "labels.json"
-    if kept.exists():
-        return read_json(kept)
-    train = training_split(config)[0]
-    answers = read_answers(run.answers(arm, round_index + 1), train)
-    regions = SuperpixelCache(run.superpixels, config.superpixels)
-    pixels = labelled = spread_labels = wrong = 0
-    work = zip(train, answers, strict=True)
-    for sample, found in tqdm(work, "label budget", len(train), unit="image", leave=False):
-        region = regions(sample)
-        label_map = spread(found, region)
-        known = label_map != UNLABELLED
-        pixels += known.size
-        asked = int(np.isin(region, region[found[:, 1], found[:, 0]]).sum())
-        counts = {"pixel": len(found), "region": int(known.sum()), "region_mask": asked}
-        labelled += counts[config.label_mode]
-        if sample.mask.exists():
-            spread_labels += int(known.sum())
-            wrong += int(((label_map == 255) != read_mask(sample.mask))[known].sum())
-    budget: dict[str, Any] = {
-        "points": round(sum(map(len, answers)) / len(train), 4),
-        "labelled_percent": round(100 * labelled / pixels, 4),
-        "label_mode": config.label_mode,
-    }
-    if spread_labels:
-        budget["region_error"] = round(100 * wrong / spread_labels, 4)
-    write_json(kept, budget)
-    return budget
-
-
 def about(config: Config, place: Place, checkpoint: str) -> dict[str, Any]:
-    """Return arm, round and label budget of a checkpoint, as far as they are known."""
+    """Return arm, round and label budget of a checkpoint, as far as they are known.
+
+    The budget is kept in ``labels.json`` beside the round's points.
+    """
     note = place.predictions / checkpoint / "made_from.json"
-    made = read_json(note) if note.exists() else {}
+    made = read_json(note) if note.exists() and not place.plain else {}
     known = {key: made[key] for key in ("arm", "round") if key in made}
-    if place.data_root is None:
+    if place.data_root is None or "arm" not in known:
         return known
-    if known.get("arm") == "dense":
-        known |= {"labelled_percent": 100.0}
-    elif "arm" in known:
-        known |= label_budget(config, known["arm"], known["round"])
-    return known
+    if known["arm"] == "dense":
+        return known | {"labelled_percent": 100.0}
+    run = RunFolder(config.run_folder)
+    kept = run.training(known["arm"], known["round"]) / "labels.json"
+    if not kept.exists():
+        answers = run.answers(known["arm"], known["round"] + 1)
+        regions = SuperpixelCache(run.superpixels, config.superpixels)
+        train = training_split(config)[0]
+        write_json(kept, label_budget(train, answers, regions, config.label_mode))
+    return known | read_json(kept)
 
 
 def score_checkpoint(
-    config: Config, place: Place, checkpoint: str, sets: Sequence[str], pool: Executor | None
-) -> list[dict[str, Any]]:
-    """Return the rows of one checkpoint; scores of the same maps are read back, not made again."""
+    config: Config,
+    place: Place,
+    checkpoint: str,
+    sets: Sequence[str],
+    wish: Wish,
+    pool: Executor | None,
+) -> Iterator[tuple[dict[str, Any], SetScores | None]]:
+    """Yield the row of each set, and its scores with their curves where there are masks."""
     known = about(config, place, checkpoint)
-    rows = []
     for set_name in sets:
         row = {"trial": place.trial, "checkpoint": checkpoint, "set": set_name, **known}
-        rows.append(row | score_or_recall(config, place, checkpoint, set_name, pool))
-    return rows
+        if set_name == VALIDATION:
+            yield row | score_validation(config, place, checkpoint), None
+            continue
+        pairs, missing = find_pairs(place, checkpoint, set_name, wish.allow_missing)
+        log, parts = place.log_of(checkpoint, set_name), parts_of(wish.metrics)
+        what = f"{checkpoint} on {set_name}"
+        kept = score_set(pairs, log, wish.convention, parts, pool, what)
+        if kept.resized:
+            print(f"{what}: {kept.resized} maps were resized to their masks")
+        if wish.per_image or wish.worst:
+            write_images(place, kept, pairs, Path(checkpoint) / set_name, wish)
+        scores = kept.scores(wish.metrics)
+        notes = {"convention": wish.convention, "missing": missing, "resized": kept.resized}
+        yield {**row, "images": len(pairs), **scores.result(), **notes}, scores
 
 
-def score_or_recall(
-    config: Config, place: Place, checkpoint: str, set_name: str, pool: Executor | None
-) -> dict[str, Any]:
-    """Score the maps of a set, unless the same maps and masks have been scored before.
+def write_images(place: Place, kept: Kept, pairs: Sequence[Pair], where: Path, wish: Wish) -> None:
+    """Write the scores of each image, the worst first, and the sheet of the worst."""
+    convention = CONVENTIONS[kept.convention]
+    chunks = [each_image(chunk, convention, wish.metrics) for chunk in kept.chunks()]
+    scores = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in wish.metrics}
+    sign = -1 if wish.sort_by in LOWER_IS_BETTER else 1
+    order = np.argsort(sign * scores[wish.sort_by], kind="stable").tolist()
+    if wish.per_image:
+        table = (
+            {"image": kept.names[at]} | {name: f"{scores[name][at]:.6f}" for name in wish.metrics}
+            for at in order
+        )
+        path = place.out / "per_image" / f"{where}.csv"
+        write_rows(path, ("image", *wish.metrics), table)
+        print(f"scores of each image: {path}")
+    if wish.worst:
+        rows = [
+            WorstRow(
+                name=pairs[at].name,
+                image=find_image(pairs[at], place.masks),
+                mask=read_mask(pairs[at].mask),
+                saliency=read_map(pairs[at].saliency),
+                scores={name: float(scores[name][at]) for name in shown_metrics(wish)},
+            )
+            for at in order[: wish.worst]
+        ]
+        path = place.out / "worst" / f"{where}.png"
+        draw_worst(rows, path)
+        print(f"worst by {wish.sort_by}: {path}")
 
-    Scores are kept in ``<SET>.scores.json`` beside the maps, with a mark of the files they are of.
-    """
-    kept = place.predictions / checkpoint / f"{set_name}.scores.json"
-    run = RunFolder(config.run_folder)
-    if set_name == VALIDATION:
-        maps = place.predictions / checkpoint / VALIDATION
-        files = [run.validation_points, *sorted(maps.rglob("*.png"))]
-    else:
-        pairs = list_pairs(place, checkpoint, set_name)
-        files = [path for pair in pairs for path in pair]
-    mark = mark_of(files)
-    known = read_json(kept) if kept.exists() else {}
-    if known.pop("mark", None) == mark:
-        return known
-    if set_name == VALIDATION:
-        scores = score_validation(config, place, checkpoint)
-    else:
-        what = f"scoring {checkpoint} on {set_name}"
-        scores = {"images": len(pairs), **score_set(pairs, pool, what)}
-    write_json(kept, {"mark": mark, **scores})
-    return scores
 
-
-def mark_of(files: Sequence[Path]) -> str:
-    """Return a hash of the names, sizes and times of files; one that is missing is marked so."""
-    digest = hashlib.blake2b(digest_size=12)
-    for path in files:
-        stat = path.stat() if path.exists() else None
-        digest.update(f"{path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
-    return digest.hexdigest()
+def find_image(pair: Pair, masks: Path) -> np.ndarray | None:
+    """Return the picture of a mask, from ``images/`` beside the masks' folder, if it is there."""
+    stem = masks.parent / IMAGES_FOLDER / pair.mask.relative_to(masks).with_suffix("")
+    for extension in sorted(EXTENSIONS):
+        path = stem.with_name(stem.name + extension)
+        if path.exists():
+            return read_image(path)
+    return None
 
 
 def sets_to_score(config: Config, place: Place) -> list[str]:
     """Return the test sets that have masks, and the held-out split where its points are known."""
+    if place.plain:
+        return [place.masks.resolve().name]
     named = split_set_names(config.testsets) if config.testsets else []
-    sets = [name for name in named if (place.masks / name).is_dir()]
-    for name in set(named) - set(sets):
-        print(f"{place.masks / name}: no masks: the set is not scored")
+    sets = [name for name in named if place.masks_of(name).is_dir()]
+    for name in sorted(set(named) - set(sets)):
+        print(f"{place.masks_of(name)}: no masks: the set is not scored")
     if place.data_root is not None and RunFolder(config.run_folder).validation_points.exists():
         sets.append(VALIDATION)
     if not sets:
         raise UserError(f"--testsets {config.testsets}: none has masks in {place.masks}")
     return sets
+
+
+Scored = Mapping[tuple[str, str], SetScores]
+"""The scores of a checkpoint on a set."""
+
+
+def write_curves(place: Place, scored: Scored, draw: bool) -> None:
+    """Write the curves of all checkpoints and sets as numbers, and draw them, a figure a set."""
+    checkpoints = list(dict.fromkeys(checkpoint for checkpoint, _ in scored))
+    sets = list(dict.fromkeys(set_name for _, set_name in scored))
+    found = {key: scores.curves() for key, scores in scored.items()}
+    some = next(iter(found.values()))
+    arrays = {
+        name: np.array([[found[c, s][name] for s in sets] for c in checkpoints])
+        for name in some
+        if name != "thresholds"
+    }
+    with atomic_path(place.out / "curves.npz") as temporary:
+        np.savez_compressed(
+            temporary, checkpoints=checkpoints, sets=sets, thresholds=some["thresholds"], **arrays
+        )
+    for set_name in sets if draw else []:
+        best = sorted(checkpoints, key=lambda c: -found[c, set_name]["f"].max())[:MOST_CURVES]
+        shown = {c: found[c, set_name] for c in checkpoints if c in best}
+        if len(shown) < len(checkpoints):
+            print(f"curves on {set_name}: of the {MOST_CURVES} checkpoints of highest maxF")
+        draw_threshold_curves(shown, set_name, place.out / "curves" / set_name)
+
+
+def write_tables(place: Place, rows: Sequence[Mapping[str, Any]], wish: Wish) -> None:
+    """Write ``scores.csv``, and the scores on the test sets as papers print them."""
+    write_scores(place.out / "scores.csv", rows)
+    tested = [row for row in rows if row["set"] != VALIDATION]
+    shown = shown_metrics(wish)
+    if tested:
+        write_text(place.out / "scores.md", markdown_table(tested, shown, wish.convention))
+        write_text(place.out / "scores.tex", latex_table(tested, shown, wish.convention))
+    lines = [
+        [f"{row['checkpoint']} {row['set']}"]
+        + [f"{row[name]:.4f}" if name in row else "-" for name in shown]
+        for row in rows
+    ]
+    print(text_table(["checkpoint, set", *shown], lines))
+
+
+def shown_metrics(wish: Wish) -> tuple[str, ...]:
+    """Return the metrics to print: the usual few, or those that were asked for."""
+    return SHOWN if wish.metrics == METRICS else wish.metrics
 
 
 def read_sheet(config: Config, numbers: Path, answers: Path) -> list[SheetRow]:
@@ -281,66 +334,95 @@ def read_sheet(config: Config, numbers: Path, answers: Path) -> list[SheetRow]:
     return rows
 
 
-def draw_pictures(config: Config) -> list[Path]:
-    """Draw the sheets of the rounds and the curve of the trial; return the files."""
+def draw_pictures(config: Config) -> None:
+    """Draw the sheets of the rounds and the curve of the trial."""
     run = RunFolder(config.run_folder)
-    drawn = []
     for index in range(config.rounds):
         folder = run.training("points", index)
         numbers, sheet = folder / "sheet.npz", folder / "sheet.png"
-        if numbers.exists() and run.points("points", index).exists():
-            if not sheet.exists():
-                draw_sheet(read_sheet(config, numbers, run.points("points", index)), sheet)
-            drawn.append(sheet)
+        asked = run.points("points", index)
+        if numbers.exists() and asked.exists() and not sheet.exists():
+            draw_sheet(read_sheet(config, numbers, asked), sheet)
     rows = read_scores(run.scores)
     if any(row["arm"] == "points" for row in rows):
         draw_curve(rows, run.curve)
-        drawn.append(run.curve)
-    return drawn
+
+
+def locate(config: Config, args: Any) -> Place:
+    """Return where everything lies, as the command line says."""
+    run = RunFolder(config.run_folder)
+    if (args.pred_root is None) != (args.gt_root is None):
+        raise UserError("--pred_root and --gt_root belong together")
+    if args.pred_root is None:
+        masks, root = Path(config.data_root) / MASKS_FOLDER, Path(config.data_root)
+        place = Place(run.predictions, masks, args.out or run.root, config.trial, root)
+    else:
+        trial = args.pred_root.resolve().parent.name
+        out = args.out or args.pred_root
+        plain = not config.testsets
+        if plain and args.out is None:
+            raise UserError("--out is missing: name the folder for the scores")
+        place = Place(args.pred_root, args.gt_root, out, trial, None, plain)
+    if not place.predictions.is_dir():
+        raise UserError(f"{place.predictions}: no maps there: run test.py first, or --pred_root")
+    return place
+
+
+def list_checkpoints(place: Place) -> list[str]:
+    """Return the names of the checkpoints or methods that made the maps."""
+    if place.plain:
+        return [place.predictions.resolve().name]
+    mine = {"tallies", "curves", "per_image", "worst"} if place.out == place.predictions else set()
+    folders = sorted(path.name for path in place.predictions.iterdir() if path.is_dir())
+    found = [name for name in folders if name not in mine and not name.startswith(".")]
+    if not found:
+        raise UserError(f"{place.predictions}: no folder of maps (<method>/<SET>/) in it")
+    return found
+
+
+def add_arguments(parser: Any) -> None:
+    """Add what only evaluation knows to its command line."""
+    parser.add_argument("--pred_root", type=Path, help="maps: <pred_root>/<method>/<SET>/")
+    parser.add_argument("--gt_root", type=Path, help="masks: <gt_root>/<SET>/")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: the trial's)")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS, metavar="METRIC")
+    parser.add_argument("--convention", choices=CONVENTIONS, default="pysodmetrics")
+    parser.add_argument(
+        "--allow_missing", action="store_true", help="score the maps that are there"
+    )
+    parser.add_argument("--per_image", action="store_true", help="write each image's scores")
+    parser.add_argument("--worst", type=int, default=0, metavar="N", help="draw the N worst maps")
+    parser.add_argument("--sort_by", choices=METRICS, help="what worst means (default: S)")
+    parser.add_argument("--no_figures", action="store_true", help="draw no curves")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score what the command line names; see the module's text."""
-
-    def extend(parser: Any) -> None:
-        parser.add_argument("--pred_root", type=Path, help="maps: <pred_root>/<method>/<SET>/")
-        parser.add_argument("--gt_root", type=Path, help="masks: <gt_root>/<SET>/")
-        parser.add_argument("--out", type=Path, help="folder of scores.csv (default: the trial's)")
-
-    config, args = settings.parse(argv, __doc__, extend, lambda args: args.pred_root is not None)
-    if args.pred_root and not (args.gt_root and config.testsets):
-        raise UserError("--pred_root, --gt_root and --testsets belong together")
-    run = RunFolder(config.run_folder)
-    foreign = args.pred_root is not None or args.gt_root is not None
-    place = Place(
-        predictions=args.pred_root or run.predictions,
-        masks=args.gt_root or Path(config.data_root) / MASKS_FOLDER,
-        out=args.out or args.pred_root or run.root,
-        trial=args.pred_root.resolve().parent.name if args.pred_root else config.trial,
-        data_root=None if foreign else Path(config.data_root),
+    config, args = settings.parse(
+        argv, __doc__, add_arguments, lambda args: args.pred_root is not None
     )
-    if not place.predictions.is_dir():
-        raise UserError(f"{place.predictions}: no maps there: run test.py first, or --pred_root")
-    checkpoints = sorted(p.name for p in place.predictions.iterdir() if p.is_dir())
-    if not checkpoints:
-        raise UserError(f"{place.predictions}: no folder of maps (<method>/<SET>/) in it")
+    metrics = tuple(name for name in METRICS if name in args.metrics)
+    sort_by = args.sort_by or ("S" if "S" in metrics else metrics[0])
+    if sort_by not in metrics:
+        raise UserError(f"--sort_by {sort_by}: not among --metrics: add it there")
+    options = (args.allow_missing, args.per_image, args.worst, sort_by)
+    wish = Wish(metrics, args.convention, *options)
+    place = locate(config, args)
     sets = sets_to_score(config, place)
     workers = config.workers if config.workers >= 0 else os.cpu_count() or 1
-    rows = []
+    rows, scored = [], {}
     # Spawned, not forked: OpenCV's threads do not survive a fork. They start when first needed.
     with ProcessPoolExecutor(max(workers, 1), mp_context=get_context("spawn")) as pool:
-        for checkpoint in checkpoints:
-            some = pool if workers > 1 else None
-            rows += score_checkpoint(config, place, checkpoint, sets, some)
-    write_scores(place.out / "scores.csv", rows)
-    shown = ("maxF", "wF", "S", "meanE", "MAE")
-    lines = [
-        [f"{row['checkpoint']} {row['set']}"]
-        + [f"{row[name]:.4f}" if name in row else "-" for name in shown]
-        for row in rows
-    ]
-    print(text_table(["checkpoint, set", *shown], lines))
-    if not args.pred_root:
+        for checkpoint in list_checkpoints(place):
+            shared = pool if workers > 1 else None
+            for row, scores in score_checkpoint(config, place, checkpoint, sets, wish, shared):
+                rows.append(row)
+                if scores is not None:
+                    scored[checkpoint, row["set"]] = scores
+    write_tables(place, rows, wish)
+    if scored:
+        write_curves(place, scored, not args.no_figures)
+    if place.data_root is not None and place.out == RunFolder(config.run_folder).root:
         draw_pictures(config)
     return 0
 

@@ -2,116 +2,83 @@
 
 Reads ``runs/<trial>/scores.csv`` and chooses by the held-out split (its points, lowest MAE) among
 the tested checkpoints with the whole label budget (``--any_round``: with any). Which epoch of a
-training is its ``best`` was chosen on the same images, by train.py. Writes ``best.json`` and
-``summary.txt`` and prints the table: metric x {points, dense, ratio}.
+training is its ``best`` was chosen on the same images, by train.py. Writes ``best.json``,
+``best.pth`` (a link to the weights, or a copy) and ``summary.txt`` and prints the table: metric x
+{points, dense, ratio}.
+
+``--trials seed_0 'lr_*'`` ranks the checkpoints of many trials, tells mean and spread over those
+that differ in the seed alone, and writes ``best.json`` and ``best.pth`` to ``--out``. ``--compare
+A B`` tells whether two checkpoints differ by more than the choice of test images explains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import config as settings
-from config import Config
+from config import FREE, Config, from_dict, to_dict
+from datasets.index import split_set_names
+from utils import ranking, significance
 from utils.errors import UserError, run_script
-from utils.files import read_json, write_json, write_text
-from utils.metrics import METRICS
-from utils.run_folder import VALIDATION, RunFolder
-from utils.scores import LOWER_IS_BETTER, read_scores
+from utils.files import atomic_path, read_json, write_json, write_text
+from utils.metrics import METRICS, USUAL
+from utils.ranking import Row, choose_arms, scores_of
+from utils.run_folder import ARMS, RunFolder
+from utils.scores import read_scores
 from utils.tables import text_table
 
-Row = dict[str, str]
+Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 
 
-def choose(rows: Sequence[Row], metric: str, on_test: bool) -> str:
-    """Return the name of the best checkpoint among ``rows``.
-
-    Args:
-        rows: rows of ``scores.csv``.
-        metric: the score to choose by.
-        on_test: choose by the mean over the test sets, not by the held-out split.
-
-    Raises:
-        UserError: no row holds the score.
-    """
-    sums: dict[str, list[float]] = {}
-    for row in rows:
-        if (row["set"] != VALIDATION) == on_test and row[metric] != "":
-            sums.setdefault(row["checkpoint"], []).append(float(row[metric]))
-    if not sums:
-        where = "the test sets" if on_test else "the validation points (or use --on_test)"
-        raise UserError(f"no checkpoint has {metric} on {where}: run evaluate.py first")
-    sign = 1 if metric in LOWER_IS_BETTER else -1
-    return min(sums, key=lambda name: (sign * sum(sums[name]) / len(sums[name]), name))
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown, where `text_table` makes one for the terminal."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def with_whole_budget(rows: Sequence[Row], arm: str) -> list[Row]:
-    """Return the rows of an arm's checkpoints that had the most points."""
-    mine = [row for row in rows if row["arm"] == arm]
-    last = max((int(row["round"]) for row in mine), default=None)
-    return [row for row in mine if int(row["round"]) == last]
-
-
-def scores_of(rows: Sequence[Row], checkpoint: str) -> dict[str, dict[str, float]]:
-    """Return ``{set: {metric: value}}`` on the test sets; ``mean`` is the mean over the sets."""
-    scores = {
-        row["set"]: {name: float(row[name]) for name in METRICS}
-        for row in rows
-        if row["checkpoint"] == checkpoint and row["set"] != VALIDATION
-    }
-    if len(scores) > 1:
-        means = {n: sum(s[n] for s in scores.values()) / len(scores) for n in METRICS}
-        scores = {"mean": means, **scores}
-    return scores
-
-
-def comparison(chosen: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Return the table of scores, with the ratio of each point arm to the dense twin.
+def comparison(
+    chosen: Mapping[str, Mapping[str, Mapping[str, float]]], table: Table = text_table
+) -> str:
+    """Return the table of the usual scores, with the ratio of each point arm to the dense twin.
 
     Args:
         chosen: ``{arm: {set: {metric: value}}}``.
+        table: makes text of header and lines.
     """
-    arms = [arm for arm in ("points", "dense", "random") if arm in chosen]
+    arms = [arm for arm in ARMS if arm in chosen]
     compared = [arm for arm in arms if arm != "dense" and "dense" in chosen]
     blocks = []
     for set_name in chosen[arms[0]]:
         header = [set_name, *arms, *(f"{arm}/dense" for arm in compared)]
+        values = {arm: chosen[arm].get(set_name, {}) for arm in arms}
         lines = []
-        for metric in METRICS:
-            values = {arm: chosen[arm][set_name][metric] for arm in arms}
-            line = [metric, *(f"{values[arm]:.4f}" for arm in arms)]
-            for arm in compared:
-                dense = values["dense"]
-                line.append(f"{values[arm] / dense:.3f}" if dense > 0 else "-")
-            lines.append(line)
-        blocks.append(text_table(header, lines))
+        for metric in USUAL:
+            if any(metric in scores for scores in values.values()):
+                line = [_told(values[arm].get(metric), 4) for arm in arms]
+                ratios = [significance.ratio_to_dense(values, arm, metric) for arm in compared]
+                lines.append([metric, *line, *(_told(ratio, 3) for ratio in ratios)])
+        blocks.append(table(header, lines))
     return "\n\n".join(blocks)
 
 
-def choose_arms(
-    rows: Sequence[Row], metric: str, on_test: bool, any_round: bool = False
-) -> dict[str, str]:
-    """Return the best checkpoint of each arm that was run.
-
-    The random arm shares its first round with the points; with one round it is not told apart.
-    """
-    found = {}
-    for arm in ("points", "dense", "random"):
-        of_arm = [row for row in rows if row["arm"] == arm]
-        mine = of_arm if any_round else with_whole_budget(rows, arm)
-        if mine:
-            found[arm] = choose(mine, metric, on_test)
-    return found
+def _told(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
-def summarise(config: Config, rows: Sequence[Row], chosen: dict[str, str]) -> str:
+def summarise(
+    config: Config, rows: Sequence[Row], chosen: Mapping[str, str], table: Table = text_table
+) -> str:
     """Return the text that ends a trial: the table, the budget, the pictures."""
     run = RunFolder(config.run_folder)
     scores = {arm: scores_of(rows, name) for arm, name in chosen.items()}
-    text = []
-    kept = chosen.get("points", next(iter(chosen.values())))
+    text, kept = [], kept_of(chosen)
     if scores[next(iter(scores))]:
-        text += [comparison(scores), ""]
+        text += [comparison(scores, table), ""]
     budget = next(row for row in rows if row["checkpoint"] == kept)
     if budget["points"]:
         text.append(
@@ -127,43 +94,205 @@ def summarise(config: Config, rows: Sequence[Row], chosen: dict[str, str]) -> st
     return "\n".join(text)
 
 
+def kept_of(chosen: Mapping[str, str]) -> str:
+    """Return the checkpoint to keep: of the asked points, if that arm was run."""
+    return chosen.get("points") or next(iter(chosen.values()))
+
+
 def checkpoint_path(run: RunFolder, name: str) -> str:
     """Return the file of a checkpoint, as noted beside its maps."""
     note = run.predictions / name / "made_from.json"
     return str(run.root / read_json(note)["checkpoint"])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Choose, write ``best.json`` and print the table; see the module's text."""
+def read_trial(run: RunFolder, sets: Sequence[str]) -> list[Row]:
+    """Return the rows of a trial's scores; of the named test sets alone, if there are any.
 
-    def extend(parser: Any) -> None:
-        parser.add_argument("--metric", choices=METRICS, default="MAE", help="score to choose by")
-        parser.add_argument("--any_round", action="store_true", help="earlier rounds, too")
-        parser.add_argument("--on_test", action="store_true", help="choose on the test sets")
-
-    config, args = settings.parse(argv, __doc__, extend)
-    run = RunFolder(config.run_folder)
+    Raises:
+        UserError: the scores are missing or damaged, or one of the sets is not in them.
+    """
     rows = read_scores(run.scores)
-    if args.on_test:
-        print("WARNING: choosing on the test sets; the scores below are not a fair estimate")
-    chosen = choose_arms(rows, args.metric, args.on_test, args.any_round)
-    if not chosen:
-        raise UserError(f"{run.scores}: no checkpoint of this trial in it: run evaluate.py")
-    kept = chosen.get("points") or next(iter(chosen.values()))
-    row = next(row for row in rows if row["checkpoint"] == kept)
-    best = {
+    ranking.check_numbers(rows, run.scores)
+    return ranking.restrict(rows, sets, run.scores) if sets else rows
+
+
+def best_of(
+    run: RunFolder,
+    rows: Sequence[Row],
+    chosen: Mapping[str, str],
+    kept: str,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """Return what ``best.json`` says of the checkpoint to keep; ``chosen`` as of `choose_arms`."""
+    points = next(row["points"] for row in rows if row["checkpoint"] == kept)
+    return {
         "checkpoint": checkpoint_path(run, kept),
         "name": kept,
         "chosen_on": "test sets" if args.on_test else "validation points",
         "metric": args.metric,
-        "points": float(row["points"]) if row["points"] else None,
+        "points": float(points) if points else None,
         "scores": scores_of(rows, kept),
         "compared": {arm: {"name": n, "scores": scores_of(rows, n)} for arm, n in chosen.items()},
     }
-    write_json(run.best, best)
+
+
+def write_best(folder: Path, best: Mapping[str, Any]) -> None:
+    """Write ``best.json``, and ``best.pth`` beside it: a relative link, or a copy without links.
+
+    Without the weights there is no ``best.pth``, not even one of an earlier choice.
+    """
+    weights, link = Path(best["checkpoint"]).resolve(), folder / "best.pth"
+    write_json(folder / "best.json", best)
+    if not weights.is_file():
+        link.unlink(missing_ok=True)
+        print(f"{weights}: the weights are not there: no {link} is made")
+        return
+    with atomic_path(link) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.symlink_to(os.path.relpath(weights, folder.resolve()))
+        except OSError:  # a file system or an account that has no links
+            shutil.copyfile(weights, temporary)
+
+
+def choose_in_trial(config: Config, args: argparse.Namespace) -> None:
+    """Choose within one trial, write ``best.json`` and ``summary.txt``, and print the table."""
+    run = RunFolder(config.run_folder)
+    rows = read_trial(run, args.sets)
+    chosen = choose_arms(rows, args.metric, args.on_test, args.any_round)
+    if not chosen:
+        raise UserError(f"{run.scores}: no checkpoint of this trial in it: run evaluate.py")
+    write_best(run.root, best_of(run, rows, chosen, kept_of(chosen), args))
     text = summarise(config, rows, chosen)
     write_text(run.root / "summary.txt", text + "\n")
-    print(text)
+    print(summarise(config, rows, chosen, markdown_table) if args.markdown else text)
+
+
+def read_trials(
+    runs: Path, names: Sequence[str], args: argparse.Namespace
+) -> tuple[dict[str, list[Row]], str]:
+    """Return the rows of trials, and the test sets that all were scored on, joined by ``+``.
+
+    Raises:
+        UserError: scores are missing or damaged, or cannot be compared.
+    """
+    tables = {name: read_trial(RunFolder(runs / name), args.sets) for name in names}
+    sets, fault = ranking.common_sets(tables)
+    if fault and args.on_test:
+        raise UserError(f"{fault}: run evaluate.py for both, or name common sets by --sets")
+    if fault:
+        print(f"WARNING: {fault}: test scores are told of {'+'.join(sets) or 'no set'} alone")
+    tables = {name: ranking.restrict(rows, sets, runs) for name, rows in tables.items()}
+    return tables, "+".join(sets)
+
+
+def read_settings(runs: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the settings of trials as plain values; ``UserError`` for damaged ones."""
+    paths = {name: RunFolder(runs / name).config for name in names}
+    return {name: to_dict(from_dict(read_json(p), str(p))) for name, p in paths.items()}
+
+
+def choose_among_trials(config: Config, args: argparse.Namespace) -> None:
+    """Rank the checkpoints of many trials, write ``best.json``, and print what is known of them."""
+    runs, metric = Path(config.runs), args.metric
+    known = {path.parent.name for path in runs.glob("*/config.json")}
+    names = ranking.find_trials(known, args.trials, str(runs))
+    values = read_settings(runs, names)
+    tables, sets = read_trials(runs, names, args)
+    chosen, pool = {}, []
+    for name, rows in tables.items():
+        try:
+            chosen[name] = choose_arms(rows, metric, args.on_test, args.any_round)
+        except UserError as error:
+            raise UserError(f"trial {name}: {error}") from None
+        for arm in chosen[name]:
+            mine = ranking.eligible(rows, arm, args.any_round)
+            pool += ranking.candidates(mine, name, metric, args.on_test)
+    if not pool:
+        raise UserError(f"{runs}: the scores name no checkpoint of these trials: run evaluate.py")
+    ranked = ranking.rank(pool, metric)
+    kept = next((one for one in ranked if one.arm == "points"), ranked[0])
+    run, arms = RunFolder(runs / kept.trial), chosen[kept.trial]
+    best = best_of(run, tables[kept.trial], arms, kept.checkpoint, args)
+    listed = [{"rank": place, **one.as_row(metric)} for place, one in enumerate(ranked, start=1)]
+    write_best(args.out or runs, {**best, "trial": kept.trial, "ranking": listed})
+    print(args.table(*ranking.ranking_rows(ranked, metric)))
+    for line in ranking.explain_ties(ranked, metric):
+        print(line)
+    if sets:
+        tell_spread(values, tables, chosen, sets, args)
+    print(f"chosen: {best['checkpoint']}")
+
+
+def tell_spread(
+    values: Mapping[str, Mapping[str, Any]],
+    tables: Mapping[str, Sequence[Row]],
+    chosen: Mapping[str, Mapping[str, str]],
+    sets: str,
+    args: argparse.Namespace,
+) -> None:
+    """Print mean and spread of each arm's chosen checkpoint over trials of different seeds.
+
+    Args:
+        values: settings by trial.
+        tables: rows by trial, all of the same test sets.
+        chosen: ``{trial: {arm: checkpoint}}``.
+        sets: the test sets, joined by ``+``.
+        args: the command line.
+    """
+    groups = significance.group_trials(values, FREE | {"seed", "trial"})
+    for group in groups:
+        scores = [
+            {arm: next(iter(scores_of(tables[t], n).values())) for arm, n in chosen[t].items()}
+            for t in group.trials
+        ]
+        header, lines = significance.spread_rows(scores)
+        print(f"\n{significance.describe(group, values)}\n")
+        print(args.table([f"mean of {sets}" if "+" in sets else sets, *header], lines))
+    print("", *significance.notes(groups, values, args.on_test), sep="\n")
+
+
+def compare(config: Config, args: argparse.Namespace) -> None:
+    """Print the differences of two checkpoints, with intervals over the choice of images."""
+    folders = [
+        significance.tally_folder(Path(config.runs), name, config.trial) for name in args.compare
+    ]
+    metrics = [args.metric] if args.metric else significance.SHOWN
+    found = significance.compare(*folders, metrics, args.sets)
+    print(args.table(*significance.comparison_rows(found, args.compare)))
+    for line in significance.comparison_notes(found):
+        print(line)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Choose, write ``best.json`` and print the table; see the module's text."""
+
+    def extend(parser: argparse.ArgumentParser) -> None:
+        flag = parser.add_argument
+        flag("--metric", choices=METRICS, help="score to choose by (default: MAE)")
+        flag("--any_round", action="store_true", help="earlier rounds, too")
+        flag("--on_test", action="store_true", help="choose on the test sets")
+        flag("--sets", help="test sets to look at, joined by + (default: all)")
+        flag("--trials", nargs="+", metavar="TRIAL", help="rank these; patterns like 'seed_*', too")
+        flag("--out", type=Path, help="folder of best.json of many trials (default: <runs>)")
+        flag("--compare", nargs=2, metavar="NAME", help="two of <checkpoint>, <trial>/<checkpoint>")
+        flag("--markdown", action="store_true", help="print the tables as Markdown")
+
+    config, args = settings.parse(argv, __doc__, extend, lambda a: bool(a.trials or a.compare))
+    if args.trials and args.compare:
+        raise UserError("--trials and --compare cannot be done at once: give one of them")
+    args.sets = split_set_names(args.sets) if args.sets else []
+    args.table = markdown_table if args.markdown else text_table
+    if args.compare:
+        compare(config, args)
+        return 0
+    args.metric = args.metric or "MAE"
+    if args.on_test:
+        print("WARNING: choosing on the test sets; the scores below are not a fair estimate")
+    if args.trials:
+        choose_among_trials(config, args)
+    else:
+        choose_in_trial(config, args)
     return 0
 
 

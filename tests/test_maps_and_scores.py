@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -22,7 +20,7 @@ import test as testing
 import train
 from datasets.images import read_mask
 from utils.errors import UserError
-from utils.metrics import METRICS, SaliencyScores
+from utils.metrics import CONVENTIONS, METRICS, SetScores, tally
 from utils.pictures import draw_curve
 from utils.run_folder import RunFolder
 
@@ -53,7 +51,10 @@ def test_a_trial_is_mapped_scored_and_chosen(
             assert saliency.size == Image.open(image).size
     evaluate.main(flags)
     rows = rows_of(run.scores)
-    assert list(rows[0])[:13] == ["trial", "checkpoint", "set", "images", *METRICS]
+    assert list(rows[0])[:4] == ["trial", "checkpoint", "set", "images"]
+    assert list(rows[0])[4:13] == [
+        *("maxF", "meanF", "adpF", "wF", "S", "maxE", "meanE", "adpE", "MAE")
+    ]
     assert {(row["checkpoint"], row["set"]) for row in rows} == {
         (name, where)
         for name in ("dense-best", "round_00-best")
@@ -80,20 +81,13 @@ def test_a_trial_is_mapped_scored_and_chosen(
 def assert_scores_are_those_of_the_maps(
     row: dict[str, str], run: RunFolder, sample_root: Path
 ) -> None:
-    expected = SaliencyScores()
+    convention = CONVENTIONS["pysodmetrics"]
+    expected = SetScores(convention, METRICS)
     for path in sorted((sample_root / "gts/SAMPLE-TE").iterdir()):
         saliency = Image.open(run.predictions / row["checkpoint"] / "SAMPLE-TE" / path.name)
-        expected.update(np.asarray(saliency), read_mask(path))
+        expected.add(tally(np.asarray(saliency), read_mask(path), convention)[None])
     for name, value in expected.result().items():
         assert float(row[name]) == pytest.approx(value, abs=1e-6)
-
-
-def test_scores_do_not_depend_on_the_number_of_processes(sample_root: Path, tmp_path: Path) -> None:
-    masks = sorted((sample_root / "gts/SAMPLE-TE").iterdir())
-    pairs = [(mask, mask) for mask in masks] * 11
-    assert len(pairs) >= 64
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        assert evaluate.score_set(pairs, None, "") == evaluate.score_set(pairs, pool, "")
 
 
 def test_new_weights_replace_old_maps_and_scores(trained: tuple[list[str], RunFolder]) -> None:
@@ -240,19 +234,128 @@ def test_maps_never_overwrite_pictures(
         testing.main(["--checkpoint", str(run.checkpoint("points", 0, "best")), *where])
 
 
-def test_maps_of_another_method(sample_root: Path, tmp_path: Path) -> None:
-    maps = tmp_path / "preds" / "perfect" / "SAMPLE-TE"
-    shutil.copytree(sample_root / "gts/SAMPLE-TE", maps)
-    flags = ["--pred_root", str(maps.parent.parent), "--gt_root", str(sample_root / "gts")]
-    flags += ["--testsets", "SAMPLE-TE", "--out", str(tmp_path / "scores")]
+@pytest.fixture
+def foreign(sample_root: Path, tmp_path: Path) -> tuple[list[str], Path, Path]:
+    """Flags, folder of maps and folder of results of two methods: perfect, and all grey but one."""
+    masks = sample_root / "gts/SAMPLE-TE"
+    maps = tmp_path / "their maps"
+    shutil.copytree(masks, maps / "perfect" / "SAMPLE-TE")
+    for number, path in enumerate(sorted(masks.iterdir())):
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        saliency = 255 - mask if number == 3 else np.where(mask > 0, 200, 30).astype(np.uint8)
+        (maps / "poor" / "SAMPLE-TE").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(maps / "poor" / "SAMPLE-TE" / path.name), saliency)
+    out = tmp_path / "scores"
+    flags = ["--pred_root", str(maps), "--gt_root", str(sample_root / "gts")]
+    return [*flags, "--testsets", "SAMPLE-TE", "--out", str(out), "--workers", "1"], maps, out
+
+
+def test_maps_of_other_methods(foreign: tuple[list[str], Path, Path]) -> None:
+    flags, _, out = foreign
     assert evaluate.main(flags) == 0
-    (row,) = rows_of(tmp_path / "scores" / "scores.csv")
-    assert row["checkpoint"] == "perfect"
-    assert float(row["MAE"]) == 0
-    assert float(row["wF"]) == pytest.approx(1)
-    next(maps.iterdir()).unlink()
-    with pytest.raises(UserError, match="1 of 6 maps are missing"):
+    perfect, poor = rows_of(out / "scores.csv")
+    assert (perfect["checkpoint"], poor["checkpoint"]) == ("perfect", "poor")
+    assert float(perfect["MAE"]) == 0
+    assert float(perfect["wF"]) == pytest.approx(1)
+    assert float(poor["MAE"]) == pytest.approx(1 / 6, abs=1e-6)  # stretched, one is wrong
+    assert (perfect["convention"], perfect["missing"], perfect["resized"]) == (
+        *("pysodmetrics", "0", "0"),
+    )
+    with np.load(out / "curves.npz") as curves:
+        assert curves["checkpoints"].tolist() == ["perfect", "poor"]
+        assert curves["sets"].tolist() == ["SAMPLE-TE"]
+        assert curves["f"].shape == (2, 1, 256)
+        assert curves["f"][1, 0].max() == pytest.approx(float(poor["maxF"]), abs=1e-6)
+        assert curves["recall"][0, 0, -1] == 1
+        assert curves["thresholds"].tolist() == list(range(255, -1, -1))
+    assert {path.name for path in (out / "curves").iterdir()} == {"SAMPLE-TE.png", "SAMPLE-TE.pdf"}
+    assert "perfect" in (out / "scores.md").read_text()
+    assert "toprule" in (out / "scores.tex").read_text()
+
+
+def test_the_worst_image_comes_first(foreign: tuple[list[str], Path, Path]) -> None:
+    flags, maps, out = foreign
+    evaluate.main([*flags, "--per_image", "--worst", "2", "--metrics", "S", "MAE", "--no_figures"])
+    rows = rows_of(out / "per_image/poor/SAMPLE-TE.csv")
+    names = sorted(path.name for path in (maps / "poor/SAMPLE-TE").iterdir())
+    assert list(rows[0]) == ["image", "S", "MAE"]
+    assert rows[0]["image"] == names[3]
+    assert float(rows[0]["MAE"]) == 1
+    assert sorted(row["image"] for row in rows) == names
+    assert [float(row["S"]) for row in rows] == sorted(float(row["S"]) for row in rows)
+    (row, _) = rows_of(out / "scores.csv")
+    assert row["maxF"] == row["wF"] == ""
+    assert Image.open(out / "worst/poor/SAMPLE-TE.png").size[0] > 200
+    assert not (out / "curves").exists()
+    evaluate.main([*flags, "--per_image", "--sort_by", "MAE", "--no_figures"])
+    rows = rows_of(out / "per_image/poor/SAMPLE-TE.csv")
+    found = [float(row["MAE"]) for row in rows]
+    assert found == sorted(found, reverse=True)
+    with pytest.raises(UserError, match="--sort_by wF: not among --metrics"):
+        evaluate.main([*flags, "--metrics", "S", "--sort_by", "wF"])
+
+
+def test_missing_and_extra_maps(
+    foreign: tuple[list[str], Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags, maps, out = foreign
+    names = sorted((maps / "poor/SAMPLE-TE").iterdir())
+    names[3].unlink()
+    shutil.copy(names[0], names[0].with_name("stray.png"))
+    with pytest.raises(UserError, match=rf"1 of 6 maps are missing \({names[3].name}\)"):
         evaluate.main(flags)
+    assert evaluate.main([*flags, "--allow_missing", "--no_figures"]) == 0
+    told = capsys.readouterr().out
+    assert "1 maps have no mask and are left out (stray.png)" in told
+    assert "1 of 6 maps are missing" in told
+    perfect, poor = rows_of(out / "scores.csv")
+    assert (poor["images"], poor["missing"], float(poor["MAE"])) == ("5", "1", 0)
+    assert (perfect["images"], perfect["missing"]) == ("6", "0")
+    for path in (maps / "poor/SAMPLE-TE").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="6 of 6 maps are missing"):
+        evaluate.main([*flags, "--allow_missing"])
+
+
+def test_conventions_differ_and_are_named(foreign: tuple[list[str], Path, Path]) -> None:
+    flags, _, out = foreign
+    found = {}
+    for name in CONVENTIONS:
+        evaluate.main([*flags, "--convention", name, "--no_figures"])
+        row = rows_of(out / "scores.csv")[1]
+        assert row["convention"] == name
+        found[name] = float(row["MAE"]), float(row["maxF"])
+    grey = 5 / 6 * 30 / 255  # at least: background left at 30 of 255
+    assert found["raw"][0] > found["pysodmetrics"][0] + grey / 2
+    assert found["eval-co-sod"][0] == found["raw"][0]
+    assert found["eval-co-sod"][1] == pytest.approx(found["pysodmetrics"][1], abs=2e-3)
+
+
+def test_a_plain_folder_of_maps_beside_a_plain_folder_of_masks(
+    foreign: tuple[list[str], Path, Path], sample_root: Path, tmp_path: Path
+) -> None:
+    _, maps, _ = foreign
+    flags = ["--pred_root", str(maps / "poor/SAMPLE-TE")]
+    flags += ["--gt_root", str(sample_root / "gts/SAMPLE-TE"), "--workers", "1", "--no_figures"]
+    with pytest.raises(UserError, match="--out is missing"):
+        evaluate.main(flags)
+    assert evaluate.main([*flags, "--out", str(tmp_path / "plain"), "--worst", "1"]) == 0
+    (row,) = rows_of(tmp_path / "plain/scores.csv")
+    assert row["images"] == "6"
+    assert float(row["MAE"]) == pytest.approx(1 / 6, abs=1e-6)
+    with pytest.raises(UserError, match="belong together"):
+        evaluate.main(flags[:2])
+
+
+def test_an_empty_set_is_told(foreign: tuple[list[str], Path, Path], tmp_path: Path) -> None:
+    flags, _, _ = foreign
+    (tmp_path / "gts" / "EMPTY").mkdir(parents=True)
+    where = flags.index("--gt_root") + 1
+    for name, told in (("EMPTY", "no masks there"), ("NONE", "none has masks")):
+        flags[where] = str(tmp_path / "gts")
+        flags[flags.index("--testsets") + 1] = name
+        with pytest.raises(UserError, match=told):
+            evaluate.main(flags)
 
 
 def scored(checkpoint: str, where: str, mae: float, arm: str, index: int) -> dict[str, str]:

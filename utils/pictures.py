@@ -32,8 +32,16 @@ SHEET_COLUMNS = (
 CURVE_METRICS = ("maxF", "S", "MAE")
 
 
-def _figure(columns: int, rows: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """Return a figure and its axes, made without a display and without global state."""
+def make_figure(columns: int, rows: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes, made without a display and without global state.
+
+    Args:
+        columns, rows: number of axes.
+        width, height: inches of one.
+
+    Returns:
+        The figure, and its axes as an object array (rows, columns).
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -42,9 +50,17 @@ def _figure(columns: int, rows: int, width: float, height: float) -> tuple[Figur
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110, metadata={"Software": None})
+def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
+    """Write a figure, whole or not at all: a PNG, or by its suffix a PDF with embedded fonts.
+
+    The same figure gives the same bytes: no date is written.
+    """
+    from matplotlib import rc_context
+
+    metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
+    # Type 42: journals refuse the default, Type 3, and text stays text.
+    with atomic_path(path) as temporary, rc_context({"pdf.fonttype": 42}):
+        figure.savefig(temporary, dpi=dpi, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -77,12 +93,12 @@ class SheetRow:
 
 def draw_sheet(rows: Sequence[SheetRow], path: Path) -> None:
     """Draw what a round looked at and what it asked, one image a row, as a PNG."""
-    figure, axes = _figure(len(SHEET_COLUMNS), len(rows), 1.9, 1.7)
+    figure, axes = make_figure(len(SHEET_COLUMNS), len(rows), 1.9, 1.7)
     for row, line in zip(rows, axes, strict=True):
         _draw_row(line, row)
     for axis, title in zip(axes[0], SHEET_COLUMNS, strict=True):
         axis.set_title(title, fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_row(axes: Sequence[Axes], row: SheetRow) -> None:
@@ -127,7 +143,7 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     if not rows:
         return
     leak = " (LEAKS masks)" * any(row["label_mode"] == "region_mask" for row in rows)
-    figure, axes = _figure(len(CURVE_METRICS), 1, 3.6, 3.0)
+    figure, axes = make_figure(len(CURVE_METRICS), 1, 3.6, 3.0)
     for axis, metric in zip(axes[0], CURVE_METRICS, strict=True):
         for arm, style in (("points", "o-"), ("random", "s:")):
             line = _mean_by(rows, arm, metric, "points")
@@ -144,7 +160,7 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.set_ylabel(metric + (" (lower is better)" if metric == "MAE" else ""))
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=7)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _mean_by(

@@ -14,9 +14,11 @@ BUDGET = ("points", "labelled_percent", "region_error", "label_mode")
 if each answer is spread over its superpixel (whether or not the training did so); how labels were
 made of answers (``region_mask`` leaks the mask)."""
 
-COLUMNS = ("trial", "checkpoint", "set", "images", *METRICS, "arm", "round", *BUDGET)
+NOTES = ("convention", "missing", "resized")
+"""What the scores are by (`utils.metrics.CONVENTIONS`); images left out for want of a map; maps
+that were of another size than their masks."""
 
-LOWER_IS_BETTER = frozenset({"MAE"})
+COLUMNS = ("trial", "checkpoint", "set", "images", *METRICS, "arm", "round", *BUDGET, *NOTES)
 
 Row = Mapping[str, Any]
 

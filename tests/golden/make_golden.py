@@ -23,10 +23,15 @@ def scores(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict:
         sod.Smeasure(alpha=0.5),
         sod.Emeasure(),
     )
+    kinds = {"iou": sod.IOUHandler, "dice": sod.DICEHandler, "ber": sod.BERHandler}
+    overlap = sod.FmeasureV2(
+        {name: kind(True, False, with_binary=True) for name, kind in kinds.items()}
+    )
     for pred, mask in pairs:
-        for measure in (mae, f, wf, s, e):
+        for measure in (mae, f, wf, s, e, overlap):
             measure.step(pred, mask)
     f, e = f.get_results(), e.get_results()["em"]
+    overlaps = overlap.get_results()
     return {
         "mae": mae.get_results()["mae"],
         "adp_f": f["fm"]["adp"],
@@ -37,6 +42,8 @@ def scores(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict:
         "e_curve": e["curve"],
         "precision": f["pr"]["p"],
         "recall": f["pr"]["r"],
+        **{f"{name}_curve": overlaps[name]["dynamic"] for name in kinds},
+        **{name: overlaps[name]["binary"] for name in kinds},
     }
 
 

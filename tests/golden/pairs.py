@@ -6,7 +6,9 @@ a filter or of a random distribution can alter them.
 
 from __future__ import annotations
 
+import json
 import zlib
+from pathlib import Path
 
 import numpy as np
 
@@ -71,6 +73,9 @@ def golden_pairs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     ramp_mask = np.where(noise(3, 3, 256) > 100, 255, 0).astype(np.uint8)
     narrow = (noise(4, 40, 40) // 8 + 100).astype(np.uint8)
     grey = noise(5, 33, 41) // 64 + 126
+    y, x = np.mgrid[:67, :101]
+    stripes = np.where((3 * y + 2 * x) % 40 < 17, 255, 0).astype(np.uint8)
+    board = np.where((y // 4 + x // 4) % 2, 255, 0).astype(np.uint8)
     pairs = {
         "random": (noise(6, 37, 53), random_mask),
         "random on blob": (noise(7, 61, 80), blob),
@@ -118,6 +123,17 @@ def golden_pairs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "narrow range": (narrow, blobs(30, 40, 40, 60)),
         "grey mask": (noise(31, 33, 41), grey),
         "half adaptive tie": (ramp // 128 * 255, ramp_mask),
+        "levels 60 to 187": (ramp // 2 + 60, ramp_mask),
+        "half tie": ((ramp % 3) * 127, ramp_mask),
+        "half tie, constant 127": (np.full_like(ramp, 127), ramp_mask),
+        "empty mask, constant 99": (empty + 99, empty),
+        "full mask, constant 99": (empty + 99, full),
+        "empty mask, one row": (noise(34, 1, 18), np.zeros_like(line)[:1]),
+        "full mask, one column": (noise(35, 18, 1), np.full((18, 1), 255, np.uint8)),
+        "one pixel, first corner": (noise(36, 23, 29), spot(23, 29, 0, 0)),
+        "stripes": (rough(stripes, 37, 2, 2), stripes),
+        "stripes on board": (stripes // 2 + board // 4, board),
+        "binary on binary": (stripes, board),
         "larger": (rough(blobs(32, 201, 277, 75, 12), 33, 5, 6), blobs(32, 201, 277, 75, 12)),
     }
     return pairs
@@ -126,3 +142,16 @@ def golden_pairs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def digest(pred: np.ndarray, mask: np.ndarray) -> str:
     """Return a checksum of a pair, to tell changed inputs from changed scores."""
     return f"{zlib.crc32(pred.tobytes() + mask.tobytes()):08x} {pred.shape[0]}x{pred.shape[1]}"
+
+
+def read_golden() -> dict:
+    """Return the golden scores, ``metrics.json``; curves are packed, see `unpacked`."""
+    return json.loads(Path(__file__).with_name("metrics.json").read_text(encoding="utf-8"))
+
+
+def unpacked(value: float | list | None) -> float | np.ndarray | None:
+    """Return a golden number as it is, and a curve from its runs of [value, how often]."""
+    if not isinstance(value, list):
+        return value
+    numbers, lengths = zip(*value, strict=True)
+    return np.repeat(numbers, lengths)

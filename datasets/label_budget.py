@@ -1,0 +1,58 @@
+"""What a set of answers cost, and how right its labels are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.images import read_mask
+from datasets.index import Sample
+from datasets.points import read_answers
+from datasets.superpixels import UNLABELLED, SuperpixelCache, spread
+
+
+def label_budget(
+    train: Sequence[Sample], answers: Sequence[Path], regions: SuperpixelCache, label_mode: str
+) -> dict[str, Any]:
+    """Count the labels of a training.
+
+    Only here are masks compared with the labels that a training used; the result goes nowhere but
+    into the table.
+
+    Args:
+        train: the training images.
+        answers: points files of the rounds that were trained on.
+        regions: the superpixels over which answers are, or would be, spread.
+        label_mode: ``pixel``, ``region`` or ``region_mask``.
+
+    Returns:
+        ``points`` (answers an image), ``labelled_percent`` (of the training pixels),
+        ``label_mode``, and where masks are at hand ``region_error`` (percent of the labels that
+        would be wrong if each answer were spread over its superpixel).
+    """
+    found = read_answers(answers, train)
+    pixels = labelled = spread_labels = wrong = 0
+    work = zip(train, found, strict=True)
+    for sample, points in tqdm(work, "label budget", len(train), unit="image", leave=False):
+        region = regions(sample)
+        label_map = spread(points, region)
+        known = label_map != UNLABELLED
+        pixels += known.size
+        asked = int(np.isin(region, region[points[:, 1], points[:, 0]]).sum())
+        counts = {"pixel": len(points), "region": int(known.sum()), "region_mask": asked}
+        labelled += counts[label_mode]
+        if sample.mask.exists():
+            spread_labels += int(known.sum())
+            wrong += int(((label_map == 255) != read_mask(sample.mask))[known].sum())
+    budget: dict[str, Any] = {
+        "points": round(sum(map(len, found)) / len(train), 4),
+        "labelled_percent": round(100 * labelled / pixels, 4),
+        "label_mode": label_mode,
+    }
+    if spread_labels:
+        budget["region_error"] = round(100 * wrong / spread_labels, 4)
+    return budget
