@@ -4,9 +4,10 @@
 
 Maps lie in ``P/<method>/<SET>/`` (the first method is taken), masks in ``G/<SET>/``; without them
 made-up pairs are scored: MAE, F-, weighted F-, S- and E-measure, which both have. Both sides score
-the same pairs in turns, in one run: from arrays at the sizes asked for and from PNG files, each in
-one process of one thread; then from files on all cores. Medians over the turns are printed. At
-last every score and curve of every pair is compared, and our time is divided into its parts.
+the same pairs in turns, in one run, each in processes of its own: from arrays at the sizes asked
+for and from PNG files, in one process of one thread; then from files on all cores. Medians over
+the turns are printed. At last every score and curve of every pair is compared, and our time is
+divided into its parts.
 
 PySODMetrics moves NumPy and OpenCV to other versions, so it lives in an environment of its own:
 
@@ -140,14 +141,55 @@ def seconds(work: Callable[[], Any]) -> float:
     return perf_counter() - begun
 
 
-def race(
-    ours: Callable[[], Any], theirs: Callable[[], Any], images: int, turns: int
-) -> dict[str, float]:
-    """Let both do their work in turns, once before it counts; return images a second, medians."""
-    ours(), theirs()
-    times = [(seconds(ours), seconds(theirs)) for _ in range(turns)]
-    mine, other = (images / median(column) for column in zip(*times, strict=True))
-    return {"ours": mine, "PySODMetrics": other, "ratio": mine / other}
+FROM_ARRAYS = {"ours": score_ours, "PySODMetrics": score_theirs}
+FROM_FILES = {"ours": score_files_ours, "PySODMetrics": score_files_theirs}
+
+
+def time_arrays(side: str, files: Sequence[Pair], size: int) -> float:
+    """Return the seconds one side takes for arrays; reading and resizing them does not count."""
+    pairs = resized(list(read_theirs(files)), size)
+    return seconds(partial(FROM_ARRAYS[side], pairs))
+
+
+def time_files(side: str, files: Sequence[Pair], pool: Executor | None = None) -> float:
+    """Return the seconds one side takes for files."""
+    return seconds(partial(FROM_FILES[side], files, pool))
+
+
+def race(jobs: dict[str, Callable[[], float]], images: int, turns: int) -> dict[str, float]:
+    """Let both sides do their jobs in turns, the first not counted; return images a second."""
+    times = [{side: job() for side, job in jobs.items()} for _ in range(turns + 1)][1:]
+    speed = {side: images / median(turn[side] for turn in times) for side in jobs}
+    return {**speed, "ratio": speed["ours"] / speed["PySODMetrics"]}
+
+
+def compare_speed(files: list[Pair], sizes: Sequence[int], turns: int) -> dict[str, Any]:
+    """Return images a second of both sides, each in processes of its own."""
+
+    def race_in(pools: dict[str, Executor], job: Callable[..., float], *rest: Any) -> Any:
+        jobs = {
+            side: lambda side=side, pool=pool: pool.submit(job, side, files, *rest).result()
+            for side, pool in pools.items()
+        }
+        return race(jobs, len(files), turns)
+
+    def start(stack: contextlib.ExitStack, processes: int) -> dict[str, Executor]:
+        make = partial(
+            ProcessPoolExecutor, processes, get_context("spawn"), cv2.setNumThreads, (1,)
+        )
+        return {side: stack.enter_context(make()) for side in FROM_FILES}
+
+    found, cores = {}, os.cpu_count() or 1
+    with contextlib.ExitStack() as stack:
+        single = start(stack, 1)
+        for size in sizes:
+            what = f"arrays, {size} x {size}" if size else "arrays, as they are"
+            found[what] = race_in(single, time_arrays, size)
+        found["files, 1 process"] = race_in(single, time_files)
+        many = start(stack, cores)
+        jobs = {side: partial(time_files, side, files, many[side]) for side in many}
+        found[f"files, {cores} processes"] = race(jobs, len(files), turns)
+    return found
 
 
 def differences(pairs: Arrays) -> dict[str, float]:
@@ -264,24 +306,10 @@ def run(files: list[Pair], sizes: Sequence[int], turns: int) -> dict[str, Any]:
     if not read:
         raise UserError("no map is as large as its mask: make maps at the masks' own sizes")
     files, pairs = [file for file, _ in read], [pair for _, pair in read]
-    number, speed = len(files), {}
-    for size in sizes:
-        what = f"arrays, {size} x {size}" if size else "arrays, as they are"
-        some = resized(pairs, size)
-        sides = partial(score_ours, some), partial(score_theirs, some)
-        speed[what] = race(*sides, number, turns)
-    processes = os.cpu_count() or 1
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for what, where in (("files, 1 process", None), (f"files, {processes} processes", pool)):
-            sides = (
-                partial(score_files_ours, files, where),
-                partial(score_files_theirs, files, where),
-            )
-            speed[what] = race(*sides, number, turns)
     return {
-        "images": number,
+        "images": len(files),
         "pixels": float(np.mean([mask.size for _, mask in pairs])),
-        "images_per_second": speed,
+        "images_per_second": compare_speed(files, sizes, turns),
         "largest_difference": differences(pairs),
         "ms_per_image": profile(files, turns),
     }

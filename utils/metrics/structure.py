@@ -83,9 +83,7 @@ def s_measure(
             squares = outside[2] + inside[2] - (outside[1] + inside[1]) ** 2 / number
             if squares < _CONSTANT:
                 level = levels[by_region[quadrant].sum(axis=0).argmax()]
-                alike += number * _flat_likeness(
-                    level, regions[quadrant], width, inside[0], epsilon
-                )
+                alike += number * _flat_likeness(level, regions[quadrant], width, inside[0])
             else:
                 alike += number * _region_likeness(outside, inside, squares, epsilon)
     return max(0.0, (ALPHA * objects + (1 - ALPHA) * alike) / pixels)
@@ -124,9 +122,7 @@ def _region_likeness(
     return float(below == 0)
 
 
-def _flat_likeness(
-    level: float, region: Region, width: int, positives: float, epsilon: float
-) -> float:
+def _flat_likeness(level: float, region: Region, width: int, positives: float) -> float:
     """Return the structural similarity in a quadrant of one grey value.
 
     Without a border of the mask in it the outcome is 1 or 0 with the last bit of the mean, and the
@@ -134,7 +130,6 @@ def _flat_likeness(
     """
     rows, columns = region
     window = np.full((rows.stop - rows.start, width), level)[:, columns]
-    share = positives / window.size
-    if 0 < share < 1:
+    if 0 < positives < window.size:
         return 0.0
-    return float((level**2 + share**2) * (level - window.mean()) ** 2 == 0)
+    return float(level == window.mean())

@@ -49,7 +49,7 @@ def weighted_f(pred: Grey, mask: NDArray[np.bool_], levels: Floats) -> float:
         return 0.0
     distance = _distances(mask)
     missed = _missed(_spread(pred, mask, distance), mask, levels)
-    false = _false_alarms(pred, distance, levels)
+    false = _false_alarms(pred, mask, distance, levels)
     recall = 1 - missed / positives
     true = positives - missed
     precision = true / (true + false + _EPS)
@@ -68,18 +68,20 @@ def _distances(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         cv2.ipp.setUseIPP(intel)
 
 
-def _false_alarms(pred: Grey, distance: NDArray[np.float32], levels: Floats) -> float:
+def _false_alarms(
+    pred: Grey, mask: NDArray[np.bool_], distance: NDArray[np.float32], levels: Floats
+) -> float:
     """Return the saliency outside the object, each pixel weighted by its distance from it."""
     black = int(np.searchsorted(levels, 0, side="right"))  # lower grey values count nothing
     weights = _weights()
     total = 0.0
     for rows in _strips(0, *pred.shape):
-        at = np.flatnonzero((pred[rows] >= black) & (distance[rows] > 0))
+        at = np.flatnonzero((pred[rows] >= black) & ~mask[rows])
         if not at.size:
             continue
         saliency = cv2.LUT(pred[rows].ravel().take(at), levels).ravel()
-        far = np.minimum(distance[rows].ravel().take(at), _FARTHEST)
-        total += float((saliency * weights.take(_squared(far))).sum())
+        squared = _squared(distance[rows].ravel().take(at))
+        total += float((saliency * weights.take(squared, mode="clip")).sum())
     return total
 
 
@@ -93,7 +95,10 @@ def _squared(distance: NDArray[np.float32]) -> NDArray[np.intp]:
 
 @cache
 def _weights() -> Floats:
-    """Return the weight of a false alarm, 1 to 2, for each squared distance from the object."""
+    """Return the weight of a false alarm, 1 to 2, for each squared distance from the object.
+
+    The last one holds for all that are farther.
+    """
     distance = np.sqrt(np.arange(_FARTHEST**2 + 1))
     return 2 - np.exp(np.log(0.5) / 5 * distance)
 
@@ -134,10 +139,10 @@ def _spread(pred: Grey, mask: NDArray[np.bool_], distance: NDArray[np.float32]) 
     values, inside = spread.ravel(), inside.ravel()
     steps = _places() @ (stride, 1)
     for rows in _strips(0, *pred.shape):
-        near = distance[rows].ravel()
-        at = np.flatnonzero((near > 0) & (near < _NEAR**0.5 + 0.01))
-        squared = _squared(near.take(at))
-        at += (rows.start + _REACH + at // width) * stride + _REACH - at // width * width
+        at = np.flatnonzero((distance[rows] < _NEAR**0.5 + 0.01) & ~mask[rows])
+        squared = _squared(distance[rows].ravel().take(at))
+        row = at // width
+        at += (rows.start + _REACH) * stride + _REACH + row * (stride - width)
         candidates = at[:, None] + steps.take(squared, axis=0)
         hits = np.packbits(inside.take(candidates))  # a byte for each pixel, first in the high bit
         first = np.arange(0, 8 * len(at), 8) + _highest_bit().take(hits)
