@@ -17,11 +17,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets.faults import ERROR, WARNING, Fault, check_sample, fault_of
+from datasets.group_faults import check_groups, check_mask_folders
 from datasets.index import (
     IMAGES_FOLDER,
     MASKS_FOLDER,
     Sample,
-    image_names,
     list_set,
     set_names,
     split_set_names,
@@ -158,9 +158,9 @@ def _check_parts(root: Path, parts: list[_Part], progress: bool) -> tuple[list[F
     faults: list[Fault] = []
     jobs: list[tuple[Sample, bool]] = []
     for part in parts:
-        found, samples, with_masks = _check_folders(root, part)
+        found, some_jobs = _check_folders(root, part)
         faults += found
-        jobs += [(sample, with_masks) for sample in samples]
+        jobs += some_jobs
     threads = min(MOST_THREADS, os.cpu_count() or 1)
     digests: list[tuple[Sample, bytes]] = []
     with ThreadPoolExecutor(threads) as pool:
@@ -177,11 +177,11 @@ def _check_parts(root: Path, parts: list[_Part], progress: bool) -> tuple[list[F
     return faults, len(jobs)
 
 
-def _check_folders(root: Path, part: _Part) -> tuple[list[Fault], list[Sample], bool]:
+def _check_folders(root: Path, part: _Part) -> tuple[list[Fault], list[tuple[Sample, bool]]]:
     """List a set, and tell what is wrong with its folders.
 
     Returns:
-        The faults, the set's images, and whether its masks can be checked.
+        The faults, and the set's images, each with whether its mask can be checked.
     """
     folder = f"{IMAGES_FOLDER}/{part.set}"
     faults = []
@@ -191,33 +191,23 @@ def _check_folders(root: Path, part: _Part) -> tuple[list[Fault], list[Sample], 
     try:
         samples = list_set(root, part.set)
     except UserError as error:
-        return [*faults, fault_of(error, root, root / folder)], [], False
+        return [*faults, fault_of(error, root, root / folder)], []
+    faults += check_groups(part.set, samples)
+    without_masks = [(sample, False) for sample in samples]
     if not part.masks:
-        return faults, samples, False
+        return faults, without_masks
     masks_folder = root / MASKS_FOLDER / part.set
     if not os.path.isdir(masks_folder):
         severity, remedy = WARNING, "put the masks there; without them maps can be made, not scored"
         if part.trained_on:
             severity, remedy = ERROR, "put the masks there, or train from points"
         fault = Fault(severity, f"{MASKS_FOLDER}/{part.set}", "no such folder", remedy)
-        return [*faults, fault], samples, False
+        return [*faults, fault], without_masks
     try:
-        return faults + _stray_masks(masks_folder, part.set, samples), samples, True
+        found, missing = check_mask_folders(masks_folder, part.set, samples)
     except UserError as error:
-        return [*faults, fault_of(error, root, masks_folder)], samples, False
-
-
-def _stray_masks(masks_folder: Path, set_name: str, samples: list[Sample]) -> list[Fault]:
-    """Return a warning for every file below ``masks_folder`` that is no image's mask."""
-    wanted = {sample.mask for sample in samples}
-    faults = []
-    for name in sorted(image_names(masks_folder)):
-        file = f"{MASKS_FOLDER}/{set_name}/{name}"
-        if not name.endswith(".png"):
-            faults.append(Fault(WARNING, file, "not named .png, so not read", "save it as PNG"))
-        elif masks_folder / name not in wanted:
-            faults.append(Fault(WARNING, file, "no image has this mask", "add it, or remove this"))
-    return faults
+        return [*faults, fault_of(error, root, masks_folder)], without_masks
+    return faults + found, [(sample, sample.group not in missing) for sample in samples]
 
 
 def _same_names(samples: list[Sample]) -> list[Fault]:

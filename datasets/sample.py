@@ -1,9 +1,10 @@
 """Draw a small synthetic data set to try the code on: ``python -m datasets.sample --out D``.
 
-Three sets: SAMPLE-TR and SAMPLE-TE (flat; one or two objects an image, the mask marks them all)
-and SAMPLE-CO (co-salient groups by shape; each image holds one object of its group's shape and one
-of another shape, and the mask marks the former only). The clutter borrows the objects' colours, so
-that colour alone does not tell them: objects are larger and hold together.
+Four sets: SAMPLE-TR and SAMPLE-TE (flat; one or two objects an image, the mask marks them all),
+SAMPLE-CO-TR and SAMPLE-CO-TE (co-salient groups by shape; each image holds one object of its
+group's shape and one of another group's, and the mask marks the former only, so one image alone
+does not tell which). The clutter borrows the objects' colours, so that colour alone does not tell
+them: objects are larger and hold together.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from utils.cli import Parser
 from utils.errors import UserError, run_script
 from utils.files import atomic_path, read_json, write_json
 
-TRAIN_SET, TEST_SET, GROUPED_SET = "SAMPLE-TR", "SAMPLE-TE", "SAMPLE-CO"
+TRAIN_SET, TEST_SET = "SAMPLE-TR", "SAMPLE-TE"
+GROUPED_TRAIN_SET, GROUPED_TEST_SET = "SAMPLE-CO-TR", "SAMPLE-CO-TE"
+SETS = (TRAIN_SET, TEST_SET, GROUPED_TRAIN_SET, GROUPED_TEST_SET)
 GROUP_SHAPES = ("crescent", "figure", "fish", "ring", "star")
 RECORD = "sample.json"
 # Counted up when the pictures change, so that an older set is not taken for a current one.
-DRAWING = 1
+DRAWING = 2
 JPEG_QUALITY = 92
 
 
@@ -53,8 +56,8 @@ def make_sample(
 
     Args:
         out: the data root to make.
-        train: images of SAMPLE-TR.
-        test: images of SAMPLE-TE, and about as many in SAMPLE-CO (at least 3 a group).
+        train: images of SAMPLE-TR, and about as many in SAMPLE-CO-TR (at least 4 a group).
+        test: images of SAMPLE-TE, and about as many in SAMPLE-CO-TE (at least 3 a group).
         size: longer side in pixels, at least 32.
         seed: another seed, other pictures.
 
@@ -87,7 +90,7 @@ def make_sample(
 def _is_finished(out: Path, settings: dict[str, int]) -> bool:
     """Tell whether ``out`` holds the finished set of these settings; refuse any other."""
     if not (out / RECORD).exists():
-        for set_name in (TRAIN_SET, TEST_SET, GROUPED_SET):
+        for set_name in SETS:
             folder = out / IMAGES_FOLDER / set_name
             if folder.exists():
                 raise UserError(
@@ -104,14 +107,17 @@ def _is_finished(out: Path, settings: dict[str, int]) -> bool:
 
 
 def _jobs(train: int, test: int) -> list[_Job]:
-    """List the pictures of all three sets."""
+    """List the pictures of all sets."""
     jobs = [_Job(TRAIN_SET, f"tr_{i:04d}", (0, i), "") for i in range(train)]
     jobs += [_Job(TEST_SET, f"te_{i:04d}", (1, i), "") for i in range(test)]
-    each = max(3, test // len(GROUP_SHAPES))
     for number, shape in enumerate(GROUP_SHAPES):
         jobs += [
-            _Job(GROUPED_SET, f"{shape}/{shape}_{i:03d}", (2, number, i), shape)
-            for i in range(each)
+            _Job(GROUPED_TRAIN_SET, f"{shape}/tr_{i:04d}", (2, number, i), shape)
+            for i in range(max(4, train // len(GROUP_SHAPES)))
+        ]
+        jobs += [
+            _Job(GROUPED_TEST_SET, f"{shape}/te_{i:04d}", (3, number, i), shape)
+            for i in range(max(3, test // len(GROUP_SHAPES)))
         ]
     return jobs
 
@@ -156,10 +162,12 @@ def _objects(
         kinds, marks = [group, others[rng.integers(len(others))]], [True, False]
         areas = list(rng.uniform(0.09, 0.14, 2))
     boxes = _boxes(rng, height, width, len(kinds))
-    return [
+    drawn = [
         (rasterise(SHAPES[kind](rng), rng, (height, width), box, area), mark)
         for kind, box, area, mark in zip(kinds, boxes, areas, marks, strict=True)
     ]
+    # The later object's shadow falls on the earlier one: it must not tell which is marked.
+    return drawn[::-1] if group and rng.random() < 0.5 else drawn
 
 
 def _boxes(
@@ -279,15 +287,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw the sample sets named on the command line; return the exit code."""
     parser = Parser(prog="python -m datasets.sample", description=__doc__)
     parser.add_argument("--out", type=Path, help="the data root to make (required)")
-    parser.add_argument("--train", type=int, default=120, help="images of SAMPLE-TR")
-    parser.add_argument("--test", type=int, default=40, help="images of SAMPLE-TE")
+    parser.add_argument("--train", type=int, default=120, help="images of each training set, about")
+    parser.add_argument("--test", type=int, default=40, help="images of each test set, about")
     parser.add_argument("--size", type=int, default=128, help="longer side in pixels")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse(argv)
     if options.out is None:
         raise UserError("--out is missing: name the folder to make")
     out = make_sample(options.out, options.train, options.test, options.size, options.seed)
-    print(f"{out}: {TRAIN_SET}, {TEST_SET}, {GROUPED_SET}")
+    print(f"{out}: {', '.join(SETS)}")
     return 0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +21,7 @@ from datasets.augment import (
     warp,
 )
 from datasets.cache import ResizedImages, ResizedMasks
+from datasets.groups import Groups, GroupSampler
 from datasets.points import count_labels
 from datasets.superpixels import UNLABELLED
 from utils.seeding import generator_for
@@ -95,11 +98,24 @@ def sample_grid(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 class Batch(NamedTuple):
-    """Images uint8 (B, 3, size, size), labels uint8 (B, 2, size, size), indices int64 (B,)."""
+    """What one step of a training gets, on the CPU.
+
+    Attributes:
+        images: uint8 (B, 3, size, size).
+        labels: uint8 (B, 2, size, size).
+        indices: int64 (B,), the images' places in the set.
+        classes: int64 (B,), class ids (`datasets.groups.Groups`); 0 in training without groups.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
     indices: torch.Tensor
+    classes: torch.Tensor
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Images of each group in turn, e.g. (8, 6); without groups (B,)."""
+        return tuple(len(list(run)) for _, run in groupby(self.classes.tolist()))
 
 
 class TrainingSet(Dataset):
@@ -148,23 +164,41 @@ class EpochSampler(Sampler):
 
 
 def make_loader(
-    dataset: TrainingSet, batch_size: int, seed: int, workers: int, pin_memory: bool
-) -> tuple[DataLoader, EpochSampler]:
-    """Return the loader of `Batch` and its sampler, whose ``epoch`` is set before each epoch."""
-    sampler = EpochSampler(len(dataset), batch_size, seed)
+    dataset: TrainingSet,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    pin_memory: bool,
+    groups: Groups | None = None,
+) -> tuple[DataLoader, EpochSampler | GroupSampler]:
+    """Return the loader of `Batch` and its sampler, whose ``epoch`` is set before each epoch.
+
+    With the groups of the data set's images, each batch holds images of two groups.
+
+    Raises:
+        UserError: the groups cannot be trained on, see `datasets.groups.GroupSampler`.
+    """
+    sampler: EpochSampler | GroupSampler
+    if groups is None:
+        sampler = EpochSampler(len(dataset), batch_size, seed)
+        classes = torch.zeros(len(dataset), dtype=torch.int64)
+    else:
+        sampler = GroupSampler(groups, batch_size, seed)
+        classes = torch.from_numpy(groups.classes)
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, classes),
         # Its own: else how often it draws from the global one would depend on the workers.
         generator=torch.Generator().manual_seed(seed),
     )
     return loader, sampler
 
 
-def _collate(items: list[tuple[torch.Tensor, torch.Tensor, int]]) -> Batch:
-    images, labels, indices = zip(*items, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(indices))
+def _collate(classes: torch.Tensor, items: list[tuple[torch.Tensor, torch.Tensor, int]]) -> Batch:
+    images, labels, numbers = zip(*items, strict=True)
+    indices = torch.tensor(numbers)
+    return Batch(torch.stack(images), torch.stack(labels), indices, classes[indices])

@@ -28,8 +28,9 @@ def picture(number):
 
 @pytest.fixture
 def root(tmp_path):
-    """Two sound sets: TR (flat) and TE (grouped), two images each."""
-    for number, name in enumerate(("TR/a b", "TR/ü", "TE/g/1", "TE/h/1")):
+    """Two sound sets: TR (flat, two images) and TE (two groups of two)."""
+    names = ("TR/a b", "TR/ü", "TE/g/1", "TE/h/1", "TE/g/2", "TE/h/2")
+    for number, name in enumerate(names):
         put(tmp_path / "images" / f"{name}.png", picture(number))
         put(tmp_path / "gts" / f"{name}.png", MASK)
     return tmp_path
@@ -124,6 +125,58 @@ def test_masks_without_an_image(root):
     fault = only_fault(root)
     assert (fault.severity, fault.file) == ("warning", "gts/TE/g/1.bmp")
     assert "PNG" in fault.remedy
+
+
+def test_group_of_one_image(root):
+    (root / "images" / "TE" / "g" / "2.png").unlink()
+    (root / "gts" / "TE" / "g" / "2.png").unlink()
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("warning", "images/TE/g")
+    assert "one image" in fault.problem
+    assert only_fault(root, None, "TE", masks=False) == fault
+    # One image in a flat set is no group.
+    (root / "images" / "TR" / "ü.png").unlink()
+    assert check_data(root, "TR", progress=False, masks=False) == []
+
+
+def test_images_beside_the_group_folders(root):
+    for number, name in enumerate(("TE/y", "TE/x")):
+        put(root / "images" / f"{name}.png", picture(30 + number))
+        put(root / "gts" / f"{name}.png", MASK)
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("warning", "images/TE/x.png")
+    assert "beside the group folders (2 such images)" in fault.problem
+
+
+def test_group_folder_of_another_name_among_the_masks(root):
+    for group in ("Traffic Light", "traffic_lamp"):
+        for number in range(2):
+            put(root / "images" / "TE" / group / f"{number}.png", picture(40 * len(group) + number))
+    for number in range(3):
+        put(root / "gts" / "TE" / "traffic light" / f"{number}.png", MASK)
+        put(root / "gts" / "TE" / "zebra" / f"{number}.png", MASK)
+        put(root / "gts" / "TE" / "traffic_lamp" / f"{number}.png", MASK)
+    told = [str(fault) for fault in check_data(root, progress=False)]
+    # One error for the group, not one an image; the folder it means has no strays of its own.
+    assert told[0] == (
+        "error: gts/TE/Traffic Light: no such folder for the masks of 2 images; if "
+        "gts/TE/traffic light is meant, give both the same name"
+    )
+    assert told[1:] == [
+        f"warning: gts/TE/{name}: no image has this mask; add it, or remove this"
+        for name in ("traffic_lamp/2.png", "zebra/0.png", "zebra/1.png", "zebra/2.png")
+    ]
+
+
+def test_group_without_masks(root):
+    for number in (1, 2):
+        (root / "gts" / "TE" / "h" / f"{number}.png").unlink()
+    # An empty folder is there, and lacks its masks one by one.
+    assert len(check_data(root, progress=False)) == 2
+    (root / "gts" / "TE" / "h").rmdir()
+    fault = only_fault(root)
+    assert str(fault) == ("error: gts/TE/h: no such folder for the masks of 2 images; add it")
+    assert check_data(root, masks=False, progress=False) == []
 
 
 def test_test_picture_in_training_whatever_the_file_format(root):
@@ -289,7 +342,7 @@ def test_the_named_command_finds_the_same_faults(root, capsys, switches, flag):
         main(words[3:])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == expected + 1
-    assert lines[-1] == f"4 images in 2 sets checked: {expected} errors, 0 warnings"
+    assert lines[-1] == f"6 images in 2 sets checked: {expected} errors, 0 warnings"
     assert str(told.value).startswith(f"{expected} error")
 
 
@@ -298,7 +351,7 @@ def test_exit_codes(root, capsys):
     assert main(["--data_root", str(root)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "warning: gts/TR/ü.png: no object; check it against its image",
-        "4 images in 2 sets checked: 0 errors, 1 warnings",
+        "6 images in 2 sets checked: 0 errors, 1 warnings",
     ]
 
 

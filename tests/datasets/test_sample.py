@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 from datasets.check import check_data
 from datasets.images import read_image, read_mask
 from datasets.index import list_set
-from datasets.sample import GROUP_SHAPES, main, make_sample
+from datasets.sample import GROUP_SHAPES, SETS, _jobs, _objects, main, make_sample
 from datasets.sample_shapes import SHAPES, rasterise
 from utils.errors import UserError
 
-SETS = ("SAMPLE-TR", "SAMPLE-TE", "SAMPLE-CO")
+FIRST_SHARES = {
+    "SAMPLE-TR": [0.1853, 0.1548, 0.1153, 0.2393],
+    "SAMPLE-TE": [0.1769, 0.1542, 0.2191, 0.1451],
+}
 
 
 def digest(root):
@@ -34,8 +38,39 @@ def sample(tmp_path_factory):
 
 
 def test_sets_are_sound(sample):
-    assert check_data(sample, "SAMPLE-TR", "SAMPLE-TE+SAMPLE-CO", progress=False) == []
-    assert [len(list_set(sample, name)) for name in SETS] == [40, 20, 20]
+    train, test = "SAMPLE-TR+SAMPLE-CO-TR", "SAMPLE-TE+SAMPLE-CO-TE"
+    assert check_data(sample, train, test, progress=False) == []
+    assert [len(list_set(sample, name)) for name in SETS] == [40, 20, 40, 20]
+
+
+def test_sets_are_split_for_groups(sample):
+    for name, each in (("SAMPLE-CO-TR", 8), ("SAMPLE-CO-TE", 4)):
+        counts = Counter(one.group for one in list_set(sample, name))
+        assert counts == dict.fromkeys(GROUP_SHAPES, each)
+    few = Counter(job.set for job in _jobs(train=1, test=1))
+    assert few["SAMPLE-CO-TR"] == 4 * len(GROUP_SHAPES)
+    assert few["SAMPLE-CO-TE"] == 3 * len(GROUP_SHAPES)
+
+
+def test_flat_pictures_are_those_of_earlier_versions(sample):
+    """Shares of object in the first masks: another stream of random numbers would change them."""
+    for name, expected in FIRST_SHARES.items():
+        found = [read_mask(one.mask).mean() for one in list_set(sample, name)[:4]]
+        assert found == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("group", GROUP_SHAPES)
+def test_neither_order_nor_place_tells_the_marked_object(group):
+    rng, size = np.random.default_rng(0), (40, 50)
+    orders, places = [], []
+    for _ in range(60):
+        (one, marked), (other, other_marked) = _objects(rng, *size, group)
+        assert marked != other_marked
+        shared, distractor = (one, other) if marked else (other, one)
+        orders.append(marked)
+        places.append(np.nonzero(shared)[1].mean() < np.nonzero(distractor)[1].mean())
+    for found in (orders, places):
+        assert 0.25 < np.mean(found) < 0.75
 
 
 def test_images_vary_in_shape_and_masks_in_share(sample):
@@ -54,11 +89,11 @@ def test_images_vary_in_shape_and_masks_in_share(sample):
 
 def test_groups_mark_one_of_two_objects(sample):
     groups = {}
-    for one in list_set(sample, "SAMPLE-CO"):
+    for one in list_set(sample, "SAMPLE-CO-TR") + list_set(sample, "SAMPLE-CO-TE"):
         groups.setdefault(one.group, []).append(read_mask(one.mask))
     assert set(groups) == set(GROUP_SHAPES)
     for masks in groups.values():
-        assert len(masks) == 4
+        assert len(masks) == 12
         for mask in masks:
             assert 0.03 < mask.mean() < 0.2
             # within one half of the picture, as the other half holds the other object
@@ -75,7 +110,7 @@ def test_mask_is_where_objects_cover_half_a_pixel(tmp_path, monkeypatch):
         return drawn[-1]
 
     monkeypatch.setattr("datasets.sample.rasterise", spy)
-    make_sample(tmp_path, train=12, test=1)
+    make_sample(tmp_path, train=12, test=1, size=64)
     for one in list_set(tmp_path, "SAMPLE-TR"):
         mask = read_mask(one.mask)
         coverage = drawn.pop(0)
@@ -101,13 +136,13 @@ def test_made_twice_it_is_the_same(sample, tmp_path):
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1 if threads != 1 else 2)
     try:
-        again = make_sample(tmp_path, train=4, test=20)
+        again = make_sample(tmp_path, train=4, test=5)
     finally:
         cv2.setNumThreads(threads)
     first, second = digest(sample), digest(again)
-    assert len(second) == 44
+    assert len(second) == 4 + 5 + 20 + 15
     assert {key: first[key] for key in second} == second
-    other = digest(make_sample(tmp_path / "other", train=4, test=20, seed=1))
+    other = digest(make_sample(tmp_path / "other", train=4, test=5, seed=1))
     assert not set(other.values()) & set(second.values())
     assert len(set(first.values())) == len(first)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from datasets.augment import NONE, Augmentation, resize_map
 from datasets.cache import ResizedImages, ResizedMasks, native_sizes
+from datasets.groups import list_groups
 from datasets.images import read_image, read_mask, write_png
 from datasets.index import Sample, list_set
 from datasets.superpixels import spread
@@ -119,6 +120,43 @@ def test_workers_change_nothing(images, labels):
     assert alone[0].labels.shape == (3, 2, SIZE, SIZE)
     assert alone[0].indices.dtype == torch.int64
     assert {b.indices.tolist()[0] for b in alone[:2]} != {b.indices.tolist()[0] for b in alone[2:]}
+
+
+def test_without_groups_a_batch_is_one_group(images, labels):
+    loader, _ = make_loader(TrainingSet(images, labels, NONE, 1), 3, 1, 0, pin_memory=False)
+    for batch in loader:
+        assert batch.classes.dtype == torch.int64
+        assert batch.classes.tolist() == [0, 0, 0]
+        assert batch.groups == (3,)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_two_groups(sample_root, workers):
+    samples = list_set(sample_root, "SAMPLE-CO-TR")[2:]  # the first of five groups loses two
+    groups = list_groups(samples)
+    masks = ResizedMasks(samples, SIZE, 64, "test")
+    dataset = TrainingSet(ResizedImages(samples, SIZE, 64, "test"), MaskLabels(masks), NONE, 0)
+    loader, sampler = make_loader(dataset, 6, 0, workers, pin_memory=False, groups=groups)
+    sampler.epoch, seen = 4, set()
+    batches, keys = list(loader), list(sampler)
+    assert len(batches) == len(loader) == len(keys)
+    for batch, wanted in zip(batches, keys, strict=True):
+        indices = batch.indices.tolist()
+        assert wanted == [(4, index) for index in indices]
+        first, second = (samples[indices[at]].group for at in (0, -1))
+        assert first != second
+        sizes = tuple(2 if group == "crescent" else 3 for group in (first, second))
+        assert batch.groups == sizes
+        assert [samples[i].group for i in indices] == [first] * sizes[0] + [second] * sizes[1]
+        assert [groups.names[number][1] for number in batch.classes] == [
+            samples[i].group for i in indices
+        ]
+        assert batch.images.shape == (sum(sizes), 3, SIZE, SIZE)
+        for index, image, label in zip(indices, batch.images, batch.labels, strict=True):
+            assert torch.equal(image, dataset[(4, index)][0])
+            assert torch.equal(label, dataset[(4, index)][1])
+        seen |= {first, second}
+    assert len(seen) == 5
 
 
 def test_reading_from_disk_equals_the_cache(samples, images, masks):
