@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from losses import LOSSES, Supervision
 
-LABELLED = ("bce", "balanced_bce", "iou", "ssim")
+LABELLED = ("bce", "balanced_bce", "iou", "ssim", "mse")
 SIZES = [(1, 1), (1, 7), (2, 3), (4, 4), (12, 13), (24, 24)]
 ANSWERS = ["none", "foreground", "background", "one point", "both at one pixel", "mask"]
 
@@ -129,7 +129,7 @@ def test_only_the_ratio_of_label_weights_counts(name: str, factor: float) -> Non
     )
 
 
-@pytest.mark.parametrize("name", ["bce", "balanced_bce", "iou"])
+@pytest.mark.parametrize("name", ["bce", "balanced_bce", "iou", "mse"])
 def test_no_gradient_where_nothing_is_labelled(name: str) -> None:
     logits, supervision = make_case("none", (12, 13))
     supervision.labels[0, 1, 3, 4] = 1
