@@ -9,11 +9,9 @@ score against points. Maps that another method made are scored by ``--pred_root 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,79 +19,30 @@ import numpy as np
 
 import config as settings
 from config import Config
-from datasets.images import read_image, read_mask
-from datasets.index import (
-    EXTENSIONS,
-    IMAGES_FOLDER,
-    MASKS_FOLDER,
-    list_set,
-    list_sets,
-    list_split,
-    split_set_names,
-)
-from datasets.label_budget import label_budget
-from datasets.maps import Pair, list_masks, pair_up, read_map
-from datasets.points import by_image, read_answers, read_points
-from datasets.scoring import score_set
-from datasets.superpixels import SuperpixelCache, spread
+from datasets.index import MASKS_FOLDER, list_sets, list_split
+from datasets.label_budget import stored_budget
+from datasets.maps import Pair, check_utf8, read_map
+from datasets.places import Place, find_pairs, list_checkpoints, sets_to_score
+from datasets.points import read_answers
+from datasets.round_sheet import read_sheet
+from datasets.scoring import make_pool, score_set
+from datasets.superpixels import SuperpixelCache
+from datasets.worst import read_worst
+from utils import results
+from utils.cores import core_count
 from utils.errors import UserError, run_script
-from utils.files import atomic_path, read_json, write_json, write_text
-from utils.metrics import (
-    CONVENTIONS,
-    LOWER_IS_BETTER,
-    METRICS,
-    SetScores,
-    each_image,
-    parts_of,
-    point_scores,
-)
-from utils.pictures import SheetRow, draw_curve, draw_sheet
+from utils.files import read_json
+from utils.locks import locked
+from utils.metrics import CONVENTIONS, METRICS, SHOWN, SetScores, parts_of, point_scores
+from utils.pictures import draw_curve, draw_sheet
 from utils.run_folder import VALIDATION, RunFolder, map_of
-from utils.score_pictures import WorstRow, draw_threshold_curves, draw_worst
-from utils.score_tables import latex_table, markdown_table
-from utils.scores import read_scores, write_scores
-from utils.tables import text_table, write_rows
+from utils.score_pictures import draw_worst
+from utils.scores import read_scores
 from utils.tallies import Kept
 
-SHOWN = ("maxF", "wF", "S", "meanE", "MAE")
-"""The metrics of the printed tables, unless others are asked for."""
-
-MOST_CURVES = 12
-"""Methods that a figure of curves can show."""
-
 
 @dataclass(frozen=True)
-class Place:
-    """Where maps and masks lie, and where the scores go.
-
-    Attributes:
-        predictions: ``<predictions>/<checkpoint>/<SET>/``, or the maps themselves if `plain`.
-        masks: ``<masks>/<SET>/``, or the masks themselves if `plain`.
-        data_root: of a trial's own sets; None for maps from elsewhere.
-    """
-
-    predictions: Path
-    masks: Path
-    out: Path
-    trial: str
-    data_root: Path | None
-    plain: bool = False
-
-    def maps_of(self, checkpoint: str, set_name: str) -> Path:
-        """Return the folder of the maps of a set."""
-        return self.predictions if self.plain else self.predictions / checkpoint / set_name
-
-    def masks_of(self, set_name: str) -> Path:
-        """Return the folder of the masks of a set."""
-        return self.masks if self.plain else self.masks / set_name
-
-    def log_of(self, checkpoint: str, set_name: str) -> Path:
-        """Return where what is known of the maps of a set is kept."""
-        return self.out / "tallies" / checkpoint / f"{set_name}.tally"
-
-
-@dataclass(frozen=True)
-class Wish:
+class Options:
     """What is to be found out, as the command line says."""
 
     metrics: tuple[str, ...]
@@ -103,41 +52,25 @@ class Wish:
     worst: int
     sort_by: str
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The metrics to print: the usual few, or those that were asked for."""
+        return SHOWN if self.metrics == METRICS else self.metrics
 
-def find_pairs(
-    place: Place, checkpoint: str, set_name: str, allow_missing: bool
-) -> tuple[list[Pair], int]:
-    """Return maps and masks of a set, in byte order of name, and the number of missing maps.
 
-    Of a trial, the images say which; of other maps, the masks do.
+@dataclass
+class Scored:
+    """All scores of an evaluation; the keys are (checkpoint, set).
 
-    Raises:
-        UserError: the set has no masks, or maps are missing (their number, the first names) that
-            may not be.
+    Attributes:
+        rows: of ``scores.csv``.
+        scores: with their curves, where whole maps were scored.
+        worst: the worst maps and the scores of each.
     """
-    folder = place.masks_of(set_name)
-    if place.data_root is not None:
-        listed = [sample.mask for sample in list_set(place.data_root, set_name)]
-        masks = [(path.relative_to(folder).as_posix(), path) for path in listed]
-    else:
-        masks = list_masks(folder)
-    maps = place.maps_of(checkpoint, set_name)
-    found = pair_up(masks, maps)
-    if found.extra:
-        print(
-            f"{maps}: {len(found.extra)} maps have no mask and are left out ({first(found.extra)})"
-        )
-    if found.missing:
-        told = f"{len(found.missing)} of {len(masks)} maps are missing ({first(found.missing)})"
-        if not allow_missing or not found.pairs:
-            raise UserError(f"{maps}: {told}: make them, or score the others with --allow_missing")
-        print(f"{maps}: {told}: the scores are of the others")
-    return found.pairs, len(found.missing)
 
-
-def first(names: Sequence[str]) -> str:
-    """Return the first names of a list, for a message."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    scores: dict[results.Cell, SetScores] = field(default_factory=dict)
+    worst: dict[results.Cell, list[tuple[Pair, dict[str, float]]]] = field(default_factory=dict)
 
 
 def score_validation(config: Config, place: Place, checkpoint: str) -> dict[str, float]:
@@ -160,10 +93,7 @@ def training_split(config: Config) -> tuple[list, list]:
 
 
 def about(config: Config, place: Place, checkpoint: str) -> dict[str, Any]:
-    """Return arm, round and label budget of a checkpoint, as far as they are known.
-
-    The budget is kept in ``labels.json`` beside the round's points.
-    """
+    """Return arm, round and label budget of a checkpoint, as far as they are known."""
     note = place.predictions / checkpoint / "made_from.json"
     made = read_json(note) if note.exists() and not place.plain else {}
     known = {key: made[key] for key in ("arm", "round") if key in made}
@@ -172,13 +102,15 @@ def about(config: Config, place: Place, checkpoint: str) -> dict[str, Any]:
     if known["arm"] == "dense":
         return known | {"labelled_percent": 100.0}
     run = RunFolder(config.run_folder)
-    kept = run.training(known["arm"], known["round"]) / "labels.json"
-    if not kept.exists():
-        answers = run.answers(known["arm"], known["round"] + 1)
-        regions = SuperpixelCache(run.superpixels, config.superpixels)
-        train = training_split(config)[0]
-        write_json(kept, label_budget(train, answers, regions, config.label_mode))
-    return known | read_json(kept)
+    with locked(run.root / "tallies" / "labels.lock", "it counts labels"):
+        budget = stored_budget(
+            run.training(known["arm"], known["round"]) / "labels.json",
+            training_split(config)[0],
+            run.answers(known["arm"], known["round"] + 1),
+            SuperpixelCache(run.superpixels, config.superpixels),
+            config.label_mode,
+        )
+    return known | budget
 
 
 def score_checkpoint(
@@ -186,155 +118,51 @@ def score_checkpoint(
     place: Place,
     checkpoint: str,
     sets: Sequence[str],
-    wish: Wish,
+    options: Options,
     pool: Executor | None,
-) -> Iterator[tuple[dict[str, Any], SetScores | None]]:
-    """Yield the row of each set, and its scores with their curves where there are masks."""
+    scored: Scored,
+) -> None:
+    """Score the maps of a checkpoint; add to ``scored`` what was found."""
     known = about(config, place, checkpoint)
     for set_name in sets:
         row = {"trial": place.trial, "checkpoint": checkpoint, "set": set_name, **known}
-        if set_name == VALIDATION:
-            yield row | score_validation(config, place, checkpoint), None
+        if place.is_held_out(set_name):
+            scored.rows.append(row | score_validation(config, place, checkpoint))
             continue
-        pairs, missing = find_pairs(place, checkpoint, set_name, wish.allow_missing)
-        log, parts = place.log_of(checkpoint, set_name), parts_of(wish.metrics)
+        pairs, missing = find_pairs(place, checkpoint, set_name, options.allow_missing)
         what = f"{checkpoint} on {set_name}"
-        kept = score_set(pairs, log, wish.convention, parts, pool, what)
+        if not pairs:
+            print(f"{what}: nothing to score: left out of all tables")
+            continue
+        log = place.log_of(checkpoint, set_name, options.convention)
+        kept = score_set(pairs, log, options.convention, parts_of(options.metrics), pool, what)
         if kept.resized:
             print(f"{what}: {kept.resized} maps were resized to their masks")
-        if wish.per_image or wish.worst:
-            write_images(place, kept, pairs, Path(checkpoint) / set_name, wish)
-        scores = kept.scores(wish.metrics)
-        notes = {"convention": wish.convention, "missing": missing, "resized": kept.resized}
-        yield {**row, "images": len(pairs), **scores.result(), **notes}, scores
+        scores, cell = kept.scores(options.metrics), (checkpoint, set_name)
+        notes = {"convention": kept.convention, "missing": missing, "resized": kept.resized}
+        scored.rows.append({**row, "images": len(pairs), **scores.result(), **notes})
+        scored.scores[cell] = scores
+        if options.per_image or options.worst:
+            scored.worst[cell] = look_at_images(place, kept, pairs, cell, options)
 
 
-def write_images(place: Place, kept: Kept, pairs: Sequence[Pair], where: Path, wish: Wish) -> None:
-    """Write the scores of each image, the worst first, and the sheet of the worst."""
-    convention = CONVENTIONS[kept.convention]
-    chunks = [each_image(chunk, convention, wish.metrics) for chunk in kept.chunks()]
-    scores = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in wish.metrics}
-    sign = -1 if wish.sort_by in LOWER_IS_BETTER else 1
-    order = np.argsort(sign * scores[wish.sort_by], kind="stable").tolist()
-    if wish.per_image:
-        table = (
-            {"image": kept.names[at]} | {name: f"{scores[name][at]:.6f}" for name in wish.metrics}
-            for at in order
-        )
-        path = place.out / "per_image" / f"{where}.csv"
-        write_rows(path, ("image", *wish.metrics), table)
-        print(f"scores of each image: {path}")
-    if wish.worst:
-        rows = [
-            WorstRow(
-                name=pairs[at].name,
-                image=find_image(pairs[at], place.masks),
-                mask=read_mask(pairs[at].mask),
-                saliency=read_map(pairs[at].saliency),
-                scores={name: float(scores[name][at]) for name in shown_metrics(wish)},
-            )
-            for at in order[: wish.worst]
-        ]
-        path = place.out / "worst" / f"{where}.png"
-        draw_worst(rows, path)
-        print(f"worst by {wish.sort_by}: {path}")
-
-
-def find_image(pair: Pair, masks: Path) -> np.ndarray | None:
-    """Return the picture of a mask, from ``images/`` beside the masks' folder, if it is there."""
-    stem = masks.parent / IMAGES_FOLDER / pair.mask.relative_to(masks).with_suffix("")
-    for extension in sorted(EXTENSIONS):
-        path = stem.with_name(stem.name + extension)
-        if path.exists():
-            return read_image(path)
-    return None
-
-
-def sets_to_score(config: Config, place: Place) -> list[str]:
-    """Return the test sets that have masks, and the held-out split where its points are known."""
-    if place.plain:
-        return [place.masks.resolve().name]
-    named = split_set_names(config.testsets) if config.testsets else []
-    sets = [name for name in named if place.masks_of(name).is_dir()]
-    for name in sorted(set(named) - set(sets)):
-        print(f"{place.masks_of(name)}: no masks: the set is not scored")
-    if place.data_root is not None and RunFolder(config.run_folder).validation_points.exists():
-        sets.append(VALIDATION)
-    if not sets:
-        raise UserError(f"--testsets {config.testsets}: none has masks in {place.masks}")
-    return sets
-
-
-Scored = Mapping[tuple[str, str], SetScores]
-"""The scores of a checkpoint on a set."""
-
-
-def write_curves(place: Place, scored: Scored, draw: bool) -> None:
-    """Write the curves of all checkpoints and sets as numbers, and draw them, a figure a set."""
-    checkpoints = list(dict.fromkeys(checkpoint for checkpoint, _ in scored))
-    sets = list(dict.fromkeys(set_name for _, set_name in scored))
-    found = {key: scores.curves() for key, scores in scored.items()}
-    some = next(iter(found.values()))
-    arrays = {
-        name: np.array([[found[c, s][name] for s in sets] for c in checkpoints])
-        for name in some
-        if name != "thresholds"
-    }
-    with atomic_path(place.out / "curves.npz") as temporary:
-        np.savez_compressed(
-            temporary, checkpoints=checkpoints, sets=sets, thresholds=some["thresholds"], **arrays
-        )
-    for set_name in sets if draw else []:
-        best = sorted(checkpoints, key=lambda c: -found[c, set_name]["f"].max())[:MOST_CURVES]
-        shown = {c: found[c, set_name] for c in checkpoints if c in best}
-        if len(shown) < len(checkpoints):
-            print(f"curves on {set_name}: of the {MOST_CURVES} checkpoints of highest maxF")
-        draw_threshold_curves(shown, set_name, place.out / "curves" / set_name)
-
-
-def write_tables(place: Place, rows: Sequence[Mapping[str, Any]], wish: Wish) -> None:
-    """Write ``scores.csv``, and the scores on the test sets as papers print them."""
-    write_scores(place.out / "scores.csv", rows)
-    tested = [row for row in rows if row["set"] != VALIDATION]
-    shown = shown_metrics(wish)
-    if tested:
-        write_text(place.out / "scores.md", markdown_table(tested, shown, wish.convention))
-        write_text(place.out / "scores.tex", latex_table(tested, shown, wish.convention))
-    lines = [
-        [f"{row['checkpoint']} {row['set']}"]
-        + [f"{row[name]:.4f}" if name in row else "-" for name in shown]
-        for row in rows
+def look_at_images(
+    place: Place, kept: Kept, pairs: Sequence[Pair], cell: results.Cell, options: Options
+) -> list[tuple[Pair, dict[str, float]]]:
+    """Write the scores of each image if asked to; return the worst maps with theirs."""
+    scores = results.image_scores(kept, options.metrics)
+    order = results.worst_first(scores, options.sort_by)
+    if options.per_image:
+        path = place.out / "per_image" / cell[0] / f"{cell[1]}.csv"
+        with place.writing():
+            results.write_image_scores(path, kept.names, scores, order)
+    return [
+        (pairs[at], {name: float(scores[name][at]) for name in options.shown})
+        for at in order[: options.worst]
     ]
-    print(text_table(["checkpoint, set", *shown], lines))
 
 
-def shown_metrics(wish: Wish) -> tuple[str, ...]:
-    """Return the metrics to print: the usual few, or those that were asked for."""
-    return SHOWN if wish.metrics == METRICS else wish.metrics
-
-
-def read_sheet(config: Config, numbers: Path, answers: Path) -> list[SheetRow]:
-    """Return the rows of a round's sheet: what the round stored, with images, masks, answers."""
-    samples = {s.name: s for s in list_sets(config.data_root, config.trainset)}
-    points = read_points(answers)
-    rows = []
-    with np.load(numbers, allow_pickle=False) as stored:
-        for row in range(sum(1 for key in stored.files if key.startswith("name_"))):
-            found = {
-                name: stored[f"{name}_{row}"]
-                for name in ("clean", "attacked", "scores", "candidates", "known")
-                if f"{name}_{row}" in stored.files
-            }
-            sample = samples[str(stored[f"name_{row}"])]
-            new = by_image(points, [sample.name])[0]
-            labels = spread(np.concatenate([found["known"], new]), stored[f"regions_{row}"])
-            mask = read_mask(sample.mask) if sample.mask.exists() else None
-            image = read_image(sample.image)
-            rows.append(SheetRow(image=image, mask=mask, new=new, labels=labels, **found))
-    return rows
-
-
-def draw_pictures(config: Config) -> None:
+def draw_trial(config: Config) -> None:
     """Draw the sheets of the rounds and the curve of the trial."""
     run = RunFolder(config.run_folder)
     for index in range(config.rounds):
@@ -342,7 +170,8 @@ def draw_pictures(config: Config) -> None:
         numbers, sheet = folder / "sheet.npz", folder / "sheet.png"
         asked = run.points("points", index)
         if numbers.exists() and asked.exists() and not sheet.exists():
-            draw_sheet(read_sheet(config, numbers, asked), sheet)
+            samples = list_sets(config.data_root, config.trainset)
+            draw_sheet(read_sheet(samples, numbers, asked), sheet)
     rows = read_scores(run.scores)
     if any(row["arm"] == "points" for row in rows):
         draw_curve(rows, run.curve)
@@ -368,32 +197,48 @@ def locate(config: Config, args: Any) -> Place:
     return place
 
 
-def list_checkpoints(place: Place) -> list[str]:
-    """Return the names of the checkpoints or methods that made the maps."""
-    if place.plain:
-        return [place.predictions.resolve().name]
-    mine = {"tallies", "curves", "per_image", "worst"} if place.out == place.predictions else set()
-    folders = sorted(path.name for path in place.predictions.iterdir() if path.is_dir())
-    found = [name for name in folders if name not in mine and not name.startswith(".")]
-    if not found:
-        raise UserError(f"{place.predictions}: no folder of maps (<method>/<SET>/) in it")
-    return found
+def read_options(config: Config, args: Any) -> Options:
+    """Return what the command line asks for.
+
+    Raises:
+        UserError: the flags contradict each other.
+    """
+    metrics = tuple(name for name in METRICS if name in args.metrics)
+    sort_by = args.sort_by or ("S" if "S" in metrics else metrics[0])
+    if sort_by not in metrics:
+        raise UserError(f"--sort_by {sort_by}: not among --metrics: add it there")
+    if args.worst < 0:
+        raise UserError(f"--worst {args.worst}: must be 0 or more")
+    convention = args.convention
+    if convention is None:
+        convention = "eval-co-sod" if config.grouped else "pysodmetrics"
+        print(f"convention: {convention} (--convention names another)")
+    return Options(metrics, convention, args.allow_missing, args.per_image, args.worst, sort_by)
 
 
 def add_arguments(parser: Any) -> None:
     """Add what only evaluation knows to its command line."""
-    parser.add_argument("--pred_root", type=Path, help="maps: <pred_root>/<method>/<SET>/")
-    parser.add_argument("--gt_root", type=Path, help="masks: <gt_root>/<SET>/")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: the trial's)")
-    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS, metavar="METRIC")
-    parser.add_argument("--convention", choices=CONVENTIONS, default="pysodmetrics")
-    parser.add_argument(
-        "--allow_missing", action="store_true", help="score the maps that are there"
-    )
-    parser.add_argument("--per_image", action="store_true", help="write each image's scores")
-    parser.add_argument("--worst", type=int, default=0, metavar="N", help="draw the N worst maps")
-    parser.add_argument("--sort_by", choices=METRICS, help="what worst means (default: S)")
-    parser.add_argument("--no_figures", action="store_true", help="draw no curves")
+    flag = parser.add_argument
+    flag("--pred_root", type=Path, help="maps: <pred_root>/<method>/<SET>/")
+    flag("--gt_root", type=Path, help="masks: <gt_root>/<SET>/")
+    flag("--out", type=Path, help="folder of the results (default: the trial's)")
+    flag("--metrics", nargs="+", choices=METRICS, default=METRICS, metavar="METRIC")
+    told = "how to count (default: pysodmetrics; of a grouped trial eval-co-sod)"
+    flag("--convention", choices=CONVENTIONS, help=told)
+    flag("--allow_missing", action="store_true", help="score what is there of maps and masks")
+    flag("--per_image", action="store_true", help="write each image's scores")
+    flag("--worst", type=int, default=0, metavar="N", help="draw the N worst maps")
+    flag("--sort_by", choices=METRICS, help="what worst means (default: S)")
+    flag("--no_figures", action="store_true", help="draw no curves")
+
+
+def draw_all_worst(place: Place, scored: Scored, metric: str) -> None:
+    """Draw the sheets of the worst maps."""
+    for (checkpoint, set_name), worst in scored.worst.items():
+        if worst:
+            path = place.out / "worst" / checkpoint / f"{set_name}.png"
+            draw_worst([read_worst(pair, place.masks, scores) for pair, scores in worst], path)
+            print(f"worst by {metric}: {path}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -401,29 +246,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, args = settings.parse(
         argv, __doc__, add_arguments, lambda args: args.pred_root is not None
     )
-    metrics = tuple(name for name in METRICS if name in args.metrics)
-    sort_by = args.sort_by or ("S" if "S" in metrics else metrics[0])
-    if sort_by not in metrics:
-        raise UserError(f"--sort_by {sort_by}: not among --metrics: add it there")
-    options = (args.allow_missing, args.per_image, args.worst, sort_by)
-    wish = Wish(metrics, args.convention, *options)
-    place = locate(config, args)
-    sets = sets_to_score(config, place)
-    workers = config.workers if config.workers >= 0 else os.cpu_count() or 1
-    rows, scored = [], {}
-    # Spawned, not forked: OpenCV's threads do not survive a fork. They start when first needed.
-    with ProcessPoolExecutor(max(workers, 1), mp_context=get_context("spawn")) as pool:
-        for checkpoint in list_checkpoints(place):
+    options, place = read_options(config, args), locate(config, args)
+    sets = sets_to_score(
+        place, config.testsets, RunFolder(config.run_folder).validation_points.exists()
+    )
+    check_utf8(sets, place.masks)
+    workers = config.workers if config.workers >= 0 else core_count()
+    scored = Scored()
+    with make_pool(workers) as pool:
+        for checkpoint in list_checkpoints(place, sets):
             shared = pool if workers > 1 else None
-            for row, scores in score_checkpoint(config, place, checkpoint, sets, wish, shared):
-                rows.append(row)
-                if scores is not None:
-                    scored[checkpoint, row["set"]] = scores
-    write_tables(place, rows, wish)
-    if scored:
-        write_curves(place, scored, not args.no_figures)
-    if place.data_root is not None and place.out == RunFolder(config.run_folder).root:
-        draw_pictures(config)
+            score_checkpoint(config, place, checkpoint, sets, options, shared, scored)
+    if not scored.rows:
+        raise UserError(f"{place.predictions}: nothing was scored: all maps or masks are missing")
+    with place.writing():
+        # Numbers first: what can go wrong with a picture must not cost them.
+        results.write_tables(place.out, scored.rows, list(scored.scores), options.shown)
+        if scored.scores:
+            results.save_curves(place.out, scored.scores)
+        draw_all_worst(place, scored, options.sort_by)
+        if scored.scores and not args.no_figures:
+            results.draw_curves(place.out, scored.scores)
+        if place.data_root is not None and place.out == RunFolder(config.run_folder).root:
+            draw_trial(config)
     return 0
 
 

@@ -26,19 +26,15 @@ from datasets.index import split_set_names
 from utils import ranking, significance
 from utils.errors import UserError, run_script
 from utils.files import atomic_path, read_json, write_json, write_text
-from utils.metrics import METRICS, USUAL
+from utils.metrics import CONVENTIONS, METRICS, POINT_METRICS, SHOWN, USUAL
+from utils.published import published_lines
 from utils.ranking import Row, choose_arms, scores_of
-from utils.run_folder import ARMS, RunFolder
+from utils.run_folder import ARMS, VALIDATION, RunFolder
+from utils.score_tables import plain_markdown
 from utils.scores import read_scores
 from utils.tables import text_table
 
 Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, where `text_table` makes one for the terminal."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def comparison(
@@ -59,14 +55,14 @@ def comparison(
         lines = []
         for metric in USUAL:
             if any(metric in scores for scores in values.values()):
-                line = [_told(values[arm].get(metric), 4) for arm in arms]
+                line = [_fixed(values[arm].get(metric), 4) for arm in arms]
                 ratios = [significance.ratio_to_dense(values, arm, metric) for arm in compared]
-                lines.append([metric, *line, *(_told(ratio, 3) for ratio in ratios)])
+                lines.append([metric, *line, *(_fixed(ratio, 3) for ratio in ratios)])
         blocks.append(table(header, lines))
     return "\n\n".join(blocks)
 
 
-def _told(value: float | None, digits: int) -> str:
+def _fixed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
@@ -79,6 +75,8 @@ def summarise(
     text, kept = [], kept_of(chosen)
     if scores[next(iter(scores))]:
         text += [comparison(scores, table), ""]
+    tested = {row["set"]: row["convention"] for row in rows if row["set"] != VALIDATION}
+    text += published_lines(tested)
     budget = next(row for row in rows if row["checkpoint"] == kept)
     if budget["points"]:
         text.append(
@@ -100,9 +98,12 @@ def kept_of(chosen: Mapping[str, str]) -> str:
 
 
 def checkpoint_path(run: RunFolder, name: str) -> str:
-    """Return the file of a checkpoint, as noted beside its maps."""
+    """Return the file of a checkpoint, as noted beside its maps; UserError if it is not."""
     note = run.predictions / name / "made_from.json"
-    return str(run.root / read_json(note)["checkpoint"])
+    made = read_json(note)
+    if not isinstance(made, dict) or not isinstance(made.get("checkpoint"), str):
+        raise UserError(f"{note}: does not name the checkpoint: run test.py again")
+    return str(run.root / made["checkpoint"])
 
 
 def read_trial(run: RunFolder, sets: Sequence[str]) -> list[Row]:
@@ -165,7 +166,7 @@ def choose_in_trial(config: Config, args: argparse.Namespace) -> None:
     write_best(run.root, best_of(run, rows, chosen, kept_of(chosen), args))
     text = summarise(config, rows, chosen)
     write_text(run.root / "summary.txt", text + "\n")
-    print(summarise(config, rows, chosen, markdown_table) if args.markdown else text)
+    print(summarise(config, rows, chosen, plain_markdown) if args.markdown else text)
 
 
 def read_trials(
@@ -257,8 +258,8 @@ def compare(config: Config, args: argparse.Namespace) -> None:
     folders = [
         significance.tally_folder(Path(config.runs), name, config.trial) for name in args.compare
     ]
-    metrics = [args.metric] if args.metric else significance.SHOWN
-    found = significance.compare(*folders, metrics, args.sets)
+    metrics = [args.metric] if args.metric else SHOWN
+    found = significance.compare(*folders, metrics, args.sets, args.convention)
     print(args.table(*significance.comparison_rows(found, args.compare)))
     for line in significance.comparison_notes(found):
         print(line)
@@ -269,20 +270,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def extend(parser: argparse.ArgumentParser) -> None:
         flag = parser.add_argument
-        flag("--metric", choices=METRICS, help="score to choose by (default: MAE)")
+        held_out = f"on the held-out split one of {', '.join(POINT_METRICS)}"
+        flag("--metric", choices=METRICS, help=f"score to choose by (default: MAE); {held_out}")
         flag("--any_round", action="store_true", help="earlier rounds, too")
         flag("--on_test", action="store_true", help="choose on the test sets")
         flag("--sets", help="test sets to look at, joined by + (default: all)")
         flag("--trials", nargs="+", metavar="TRIAL", help="rank these; patterns like 'seed_*', too")
         flag("--out", type=Path, help="folder of best.json of many trials (default: <runs>)")
         flag("--compare", nargs=2, metavar="NAME", help="two of <checkpoint>, <trial>/<checkpoint>")
+        flag("--convention", choices=CONVENTIONS, help="of --compare (default: the first of both)")
         flag("--markdown", action="store_true", help="print the tables as Markdown")
 
     config, args = settings.parse(argv, __doc__, extend, lambda a: bool(a.trials or a.compare))
     if args.trials and args.compare:
         raise UserError("--trials and --compare cannot be done at once: give one of them")
+    if args.convention and not args.compare:
+        raise UserError("--convention goes with --compare: to score by another, see evaluate.py")
     args.sets = split_set_names(args.sets) if args.sets else []
-    args.table = markdown_table if args.markdown else text_table
+    args.table = plain_markdown if args.markdown else text_table
     if args.compare:
         compare(config, args)
         return 0

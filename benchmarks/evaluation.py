@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import runpy
 import sys
 import tempfile
@@ -42,8 +41,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets.images import read_mask
 from datasets.maps import Pair, list_masks, pair_up, read_map
-from datasets.scoring import score_set
+from datasets.scoring import make_pool, score_set
 from utils.cli import Parser
+from utils.cores import core_count
 from utils.errors import UserError, run_script
 from utils.files import write_json
 from utils.metrics import CONVENTIONS, SetScores, curves, each_image, tally
@@ -174,12 +174,11 @@ def compare_speed(files: list[Pair], sizes: Sequence[int], turns: int) -> dict[s
         return race(jobs, len(files), turns)
 
     def start(stack: contextlib.ExitStack, processes: int) -> dict[str, Executor]:
-        make = partial(
-            ProcessPoolExecutor, processes, get_context("spawn"), cv2.setNumThreads, (1,)
-        )
-        return {side: stack.enter_context(make()) for side in FROM_FILES}
+        make = partial(ProcessPoolExecutor, processes, get_context("spawn"))
+        pools = {"ours": make_pool(processes), "PySODMetrics": make(cv2.setNumThreads, (1,))}
+        return {side: stack.enter_context(pool) for side, pool in pools.items()}
 
-    found, cores = {}, os.cpu_count() or 1
+    found, cores = {}, core_count()
     with contextlib.ExitStack() as stack:
         single = start(stack, 1)
         for size in sizes:

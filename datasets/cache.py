@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from datasets.augment import resize
 from datasets.images import image_size, read_image, read_mask
 from datasets.index import Sample
+from utils.cores import core_count
 
 
 class ResizedImages:
@@ -63,7 +63,7 @@ class ResizedMasks:
 
 def native_sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     """Return each image's own (width, height)."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(core_count()) as pool:
         return list(pool.map(lambda sample: image_size(sample.image), samples))
 
 
@@ -78,7 +78,7 @@ def _decode_all(
     def fill(index: int) -> None:
         target[index] = decode(index)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(core_count()) as pool:
         work = pool.map(fill, range(shape[0]))
         for _ in tqdm(work, total=shape[0], desc=what, unit="image", leave=False):
             pass

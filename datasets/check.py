@@ -27,6 +27,7 @@ from datasets.index import (
     split_set_names,
 )
 from utils.cli import Parser
+from utils.cores import core_count
 from utils.errors import UserError, closest, run_script
 
 SHOWN = 10
@@ -161,7 +162,7 @@ def _check_parts(root: Path, parts: list[_Part], progress: bool) -> tuple[list[F
         found, some_jobs = _check_folders(root, part)
         faults += found
         jobs += some_jobs
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    threads = min(MOST_THREADS, core_count())
     digests: list[tuple[Sample, bytes]] = []
     with ThreadPoolExecutor(threads) as pool:
         results = pool.map(lambda job: check_sample(root, *job), jobs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from tqdm import tqdm
 from datasets.images import read_mask
 from datasets.index import Sample
 from datasets.points import read_answers
+from datasets.scoring import file_state
 from datasets.superpixels import UNLABELLED, SuperpixelCache, spread
+from utils.files import read_json, write_json
 
 
 def label_budget(
@@ -56,3 +60,27 @@ def label_budget(
     if spread_labels:
         budget["region_error"] = round(100 * wrong / spread_labels, 4)
     return budget
+
+
+def stored_budget(
+    path: Path,
+    train: Sequence[Sample],
+    answers: Sequence[Path],
+    regions: SuperpixelCache,
+    label_mode: str,
+) -> dict[str, Any]:
+    """Return `label_budget`, counted again only when answers or masks have changed.
+
+    Args:
+        path: a JSON file that holds what was counted last.
+        train, answers, regions, label_mode: as for `label_budget`.
+    """
+    files = [*answers, *(sample.mask for sample in train)]
+    states = (f"{file} {file_state(file) if file.exists() else '-'}" for file in files)
+    text = "\0".join((label_mode, str(regions.count), *states))
+    made_of = hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
+    stored = read_json(path) if path.exists() else {}
+    if stored.get("made_of") != made_of:
+        stored = label_budget(train, answers, regions, label_mode) | {"made_of": made_of}
+        write_json(path, stored)
+    return {name: value for name, value in stored.items() if name != "made_of"}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 
@@ -14,14 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datasets.images import read_mask
-from datasets.maps import Pair, read_map
+from datasets.maps import Pair, read_map, read_true_mask
 from utils.errors import UserError
+from utils.locks import locked
 from utils.metrics import CONVENTIONS, Convention, tally
 from utils.tallies import RECORD, Kept, TallyLog, make_record
 
 TASK = 16
 """Maps that a process scores at a time."""
+WINDOW = 256
+"""Tasks that are dealt out before their results are kept: what bounds the memory they take."""
 WORTH_SHARING = 100
 """Maps to score from which on starting other processes pays."""
 
@@ -35,9 +40,9 @@ def score_pair(pair: Pair, convention: Convention, parts: frozenset[str]) -> tup
         What it leaves behind (TALLY of shape ()), and whether it was resized.
 
     Raises:
-        UserError: one of the two files is missing, damaged, or no map.
+        UserError: one of the two files is missing, damaged, or no map or mask.
     """
-    saliency, mask = read_map(pair.saliency), read_mask(pair.mask)
+    saliency, mask = read_map(pair.saliency), read_true_mask(pair.mask)
     resized = saliency.shape != mask.shape
     if resized:
         saliency = cv2.resize(saliency, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
@@ -46,11 +51,12 @@ def score_pair(pair: Pair, convention: Convention, parts: frozenset[str]) -> tup
 
 Task = tuple[list[Pair], list[int]]
 """Some maps, and their marks."""
+Result = tuple[NDArray, list[str]]
+"""Records of the maps of a task, and what was wrong with the others."""
 
 
-def score_task(task: Task, convention: str, parts: frozenset[str]) -> tuple[NDArray, list[str]]:
-    """Score some maps; return their records, and what was wrong with the others."""
-    cv2.setNumThreads(1)  # pictures are too small to share one among threads
+def score_task(task: Task, convention: str, parts: frozenset[str]) -> Result:
+    """Score some maps."""
     records, faults = [], []
     for pair, mark in zip(*task, strict=True):
         try:
@@ -71,54 +77,107 @@ def score_set(
     """Score the maps of one set that have not been scored yet.
 
     The result is the same, bit for bit, with any number of processes and after any interruption.
+    While another process scores the same set this one waits, and then finds it done.
 
     Args:
         pairs: maps and masks, in byte order of name.
-        log_path: where tallies are kept, see `utils.tallies`.
+        log_path: where tallies are kept, see `utils.tallies.log_path`.
         convention: a name of `CONVENTIONS`.
         parts: what is measured beside the counts, see `parts_of`.
-        pool: processes to share the work of large sets, or None.
+        pool: processes to share the work of large sets, see `make_pool`, or None.
         what: name of the progress bar.
 
     Raises:
-        UserError: some maps or masks could not be read (the others are kept), or the disk is full.
+        UserError: some maps or masks could not be read (the others are kept), the disk is full, or
+            a process of the pool was killed.
     """
-    marks = np.fromiter(map(mark_of, pairs), np.uint64, len(pairs))
-    log = TallyLog(log_path, convention, parts, marks)
-    todo = np.flatnonzero(~np.isin(marks, log.marks))
+    with locked(log_path.with_suffix(".lock"), f"it scores {what}"):
+        marks = np.fromiter(map(mark_of, pairs), np.uint64, len(pairs))
+        log = TallyLog(log_path, convention, parts, marks)
+        todo = np.flatnonzero(~np.isin(marks, log.marks))
+        work = [(pairs[at], int(marks[at])) for at in todo]
+        if faults := _score_and_keep(work, log, convention, pool, what):
+            raise UserError(
+                f"{len(faults)} of {len(pairs)} maps could not be scored (the others are kept); "
+                f"the first: {min(faults)}"
+            )
+        return log.close((pair.name for pair in pairs), marks)
+
+
+def _score_and_keep(
+    work: Sequence[tuple[Pair, int]],
+    log: TallyLog,
+    convention: str,
+    pool: Executor | None,
+    what: str,
+) -> list[str]:
+    """Score maps, given with their marks, into a log; return what was wrong with some."""
+    if not work:
+        return []
     faults: list[str] = []
-    tasks = largest_first([(pairs[at], int(marks[at])) for at in todo])
-    shared = pool if len(todo) >= WORTH_SHARING else None
+    shared = pool if len(work) >= WORTH_SHARING else None
     begun = perf_counter()
-    with tqdm(total=len(todo), desc=what, unit="image", disable=not tasks, leave=False) as bar:
-        for records, told in run_tasks(shared, tasks, convention, log.parts):
+    with tqdm(total=len(work), desc=what, unit="image", leave=False) as bar:
+        for records, told in run_tasks(shared, largest_first(work), convention, log.parts):
             log.append(records)
             faults += told
             bar.update(len(records) + len(told))
-    if tasks:
-        print(f"{what}: {len(todo)} images, {len(todo) / (perf_counter() - begun):.0f} images/s")
-    if faults:
-        raise UserError(
-            f"{len(faults)} of {len(pairs)} maps could not be scored (the others are kept); "
-            f"the first: {min(faults)}"
-        )
-    return log.close((pair.name for pair in pairs), marks)
+    print(f"{what}: {len(work)} images, {len(work) / (perf_counter() - begun):.0f} images/s")
+    return faults
+
+
+def make_pool(workers: int) -> ProcessPoolExecutor:
+    """Return processes to score maps; they start when they are first needed."""
+    # Spawned, not forked: OpenCV's threads do not survive a fork.
+    return ProcessPoolExecutor(
+        max(workers, 1), mp_context=get_context("spawn"), initializer=prepare_process
+    )
+
+
+def prepare_process() -> None:
+    """Fit a process to scoring many maps, one at a time."""
+    cv2.setNumThreads(1)  # pictures are too small to share one among threads
+    # The GNU C library keeps freed memory, for the next map, up to the largest block it has seen
+    # freed; with its first limit, giving memory back and getting it anew takes a sixth of the time.
+    # The block (16 MB, so up to 32 are kept) is never touched.
+    np.empty(2**24, np.uint8)
 
 
 def run_tasks(
     pool: Executor | None, tasks: Sequence[Task], convention: str, parts: frozenset[str]
-) -> Iterator[tuple[NDArray, list[str]]]:
-    """Yield what `score_task` makes of each task, as it comes."""
+) -> Iterator[Result]:
+    """Yield what `score_task` makes of each task, as it comes, `WINDOW` of them under way at most.
+
+    Raises:
+        UserError: a process of the pool was killed.
+    """
     if pool is None:
+        prepare_process()
         for task in tasks:
             yield score_task(task, convention, parts)
         return
-    coming = [pool.submit(score_task, task, convention, parts) for task in tasks]
     try:
-        for future in as_completed(coming):
-            yield future.result()
+        yield from _run_shared(pool, tasks, convention, parts)
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that scores maps was killed, most likely for want of memory: run the same "
+            "command again with fewer --workers (what was scored is kept)"
+        ) from None
+
+
+def _run_shared(
+    pool: Executor, tasks: Iterable[Task], convention: str, parts: frozenset[str]
+) -> Iterator[Result]:
+    coming = (pool.submit(score_task, task, convention, parts) for task in tasks)
+    under_way = set(islice(coming, WINDOW))
+    try:
+        while under_way:
+            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            under_way |= set(islice(coming, len(done)))
+            for future in done:
+                yield future.result()
     finally:
-        for future in coming:
+        for future in under_way:
             future.cancel()
 
 
@@ -131,9 +190,18 @@ def largest_first(work: Sequence[tuple[Pair, int]]) -> list[Task]:
 
 
 def mark_of(pair: Pair) -> int:
-    """Return a hash of an image's name, and of the names, sizes and times of its two files."""
+    """Return a hash of an image's name, and of the state (`file_state`) of its two files."""
     digest = hashlib.blake2b(os.fsencode(pair.name), digest_size=8)
     for path in (pair.saliency, pair.mask):
-        stat = os.stat(path)
-        digest.update(f"\0{path.suffix}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+        digest.update(f"\0{path.suffix}\0{file_state(path)}".encode())
     return int.from_bytes(digest.digest(), "little")
+
+
+def file_state(path: Path) -> str:
+    """Return what changes whenever a file does, without reading it: size, times, number on disk.
+
+    Size and time of change alone may stay: maps of one shape have one size in some formats, and
+    programs that copy files set the time to the original's.
+    """
+    stat = os.stat(path)
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"

@@ -314,6 +314,12 @@ def test_missing_and_extra_maps(
     for path in (maps / "poor/SAMPLE-TE").iterdir():
         path.unlink()
     with pytest.raises(UserError, match="6 of 6 maps are missing"):
+        evaluate.main(flags)
+    assert evaluate.main([*flags, "--allow_missing"]) == 0
+    assert [row["checkpoint"] for row in rows_of(out / "scores.csv")] == ["perfect"]
+    for path in (maps / "perfect/SAMPLE-TE").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="nothing was scored: all maps or masks are missing"):
         evaluate.main([*flags, "--allow_missing"])
 
 
@@ -348,10 +354,11 @@ def test_a_plain_folder_of_maps_beside_a_plain_folder_of_masks(
 
 
 def test_an_empty_set_is_told(foreign: tuple[list[str], Path, Path], tmp_path: Path) -> None:
-    flags, _, _ = foreign
+    flags, maps, _ = foreign
     (tmp_path / "gts" / "EMPTY").mkdir(parents=True)
+    (maps / "poor" / "EMPTY").mkdir()
     where = flags.index("--gt_root") + 1
-    for name, told in (("EMPTY", "no masks there"), ("NONE", "none has masks")):
+    for name, told in (("EMPTY", "no masks there"), ("EMTPY", "mean 'EMPTY'")):
         flags[where] = str(tmp_path / "gts")
         flags[flags.index("--testsets") + 1] = name
         with pytest.raises(UserError, match=told):

@@ -11,9 +11,11 @@ import config as settings
 import select_best
 from config import Config
 from utils.errors import UserError, run_script
-from utils.metrics import CONVENTIONS, METRICS, tally
+from utils.metrics import CONVENTIONS, METRICS, PARTS, tally
+from utils.published import published_lines
+from utils.score_tables import plain_markdown
 from utils.scores import write_scores
-from utils.tallies import TallyLog, make_record
+from utils.tallies import TallyLog, log_path, make_record
 
 
 def score(checkpoint, set_name, mae, arm="points", images=4, **others):
@@ -242,7 +244,7 @@ def test_tables_in_markdown(runs, capsys):
 def keep_tallies(folder, flip, names):
     """Keep the tallies of maps equal to their masks, of which the first ``flip`` are inverted."""
     marks = np.arange(len(names), dtype=np.uint64)
-    log = TallyLog(folder / "X.tally", "pysodmetrics", frozenset({"S", "wF", "BIoU"}), marks)
+    log = TallyLog(log_path(folder, "X", "pysodmetrics"), "pysodmetrics", PARTS, marks)
     mask = np.zeros((8, 8), bool)
     mask[2:5, 2:6] = True
     for index in marks:
@@ -286,7 +288,13 @@ def fails(runs, flags, capsys, *told):
         ("--trials s0 slwo", ("no trial 'slwo'", "did you mean 'slow'?")),
         ("--trials z*", ("no trial matches 'z*'", "s0, s1, s2, slow")),
         ("--trials s0 bare", ("bare/scores.csv", "no such file")),
-        ("--trials s0 --metric wF", ("trial s0: no checkpoint has wF on the validation points",)),
+        (
+            "--trials s0 --metric wF",
+            (
+                "trial s0: no checkpoint has wF on the validation points",
+                "give maxF, meanF, adpF, MAE",
+            ),
+        ),
         ("--trial s0 --metric wF", ("no checkpoint has wF on the validation points",)),
         ("--trials s0 --metric F1", ("invalid choice: 'F1'",)),
         ("--trials s0 --sets X+Z --on_test", ("s0/scores.csv: no scores on a test set 'Z'",)),
@@ -318,6 +326,72 @@ def test_scores_in_other_conventions_do_not_compare(runs, capsys):
     rows = [row | {"convention": "raw"} for row in trial_rows(0.1, 0.1, 0.1)]
     make_trial(runs, "s1", rows, seed=1)
     fails(runs, ["--trials", "s0", "s1"], capsys, "different conventions", "raw (s1)")
+
+
+def test_published_scores_stand_beside_those_of_the_same_convention(tmp_path, capsys):
+    for name, convention in (("co", "eval-co-sod"), ("sod", "pysodmetrics")):
+        rows = [score("round_01-best", "validation", 0.1)]
+        rows += [score("round_01-best", s, 0.1, convention=convention) for s in ("CoCA", "X")]
+        make_trial(tmp_path, name, rows)
+    line = "CoCA, as published for GCoNet: maxE 0.760, S 0.673, maxF 0.544"
+    choose(tmp_path, "--trial", "co")
+    assert capsys.readouterr().out.count("as published") == 1
+    assert line in (tmp_path / "co/summary.txt").read_text().splitlines()
+    choose(tmp_path, "--trial", "sod")
+    assert "as published" not in capsys.readouterr().out
+    assert published_lines({"Cosal2015": "eval-co-sod"})[0].startswith("Cosal2015, as published")
+
+
+def test_what_older_versions_left_is_to_be_made_again(runs, capsys):
+    scores = runs / "s0/scores.csv"
+    lines = [line.split(",") for line in scores.read_text().splitlines()]
+    at = lines[0].index("convention")
+    scores.write_text("".join(",".join(ln[:at] + ln[at + 1 :]) + "\n" for ln in lines))
+    fails(runs, ["--trial", "s0"], capsys, "an older table, without convention: run evaluate.py")
+    (runs / "s1/preds/round_01-best/made_from.json").write_text('{"sha256": "0"}')
+    fails(runs, ["--trial", "s1"], capsys, "made_from.json: does not name the ch", "test.py again")
+
+
+def test_names_are_escaped_in_markdown(tmp_path, capsys):
+    names = ["round_01-best", "a|b"]
+    scores = {"points": {names[1]: dict.fromkeys(METRICS, 0.5)}}
+    assert "| a\\|b | points |\n" in select_best.comparison(scores, plain_markdown)
+
+
+def test_the_convention_of_a_comparison_can_be_named(runs, capsys):
+    names = [f"{index}.png" for index in range(9)]
+    for folder in ("s0/tallies/round_01-best", "s1/tallies/dense-best"):
+        for convention in ("pysodmetrics", "raw"):
+            keep_tallies(runs / folder, 1, names)
+            if convention == "raw":
+                marks = np.arange(9, dtype=np.uint64)
+                log = TallyLog(log_path(runs / folder, "X", "raw"), "raw", PARTS, marks)
+                grey = np.full((8, 8), 51, np.uint8)
+                kept = tally(grey, np.zeros((8, 8), bool), CONVENTIONS["raw"])
+                for mark in marks:
+                    log.append(make_record(int(mark), kept, False))
+                log.close(names, marks)
+    pair = ["--compare", "s0/round_01-best", "s1/dense-best", "--metric", "MAE"]
+    choose(runs, *pair)
+    told = capsys.readouterr().out
+    assert "convention: pysodmetrics" in told
+    assert table_line(told, "X MAE ").split()[2] == "0.1111"
+    choose(runs, *pair, "--convention", "raw")
+    told = capsys.readouterr().out
+    assert "convention: raw" in told
+    assert table_line(told, "X MAE ").split()[2] == "0.2000"
+    fails(runs, [*pair, "--convention", "eval-co-sod"], capsys, "not both in eval-co-sod")
+    fails(runs, ["--trial", "s0", "--convention", "raw"], capsys, "goes with --compare")
+
+
+def test_damaged_tallies_are_never_compared(runs, capsys):
+    keep_tallies(runs / "s0/tallies/round_01-best", 1, ["a.png", "b.png"])
+    path = log_path(runs / "s0/tallies/round_01-best", "X", "pysodmetrics")
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 4
+    path.write_bytes(data)
+    flags = ["--compare", "s0/round_01-best", "s0/round_01-best"]
+    fails(runs, flags, capsys, "1 of 2 scores are damaged: run evaluate.py again")
 
 
 def test_a_choice_of_one_trial_needs_no_other(runs):

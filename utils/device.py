@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 
 import torch
 
+from utils.cores import core_count
 from utils.errors import UserError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,4 +73,4 @@ def worker_count(workers: int, machine: Machine) -> int:
     """
     if workers >= 0:
         return workers
-    return min(8, os.cpu_count() or 1) if machine.device.type == "cuda" else 0
+    return min(8, core_count()) if machine.device.type == "cuda" else 0

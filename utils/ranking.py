@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, closest
-from utils.metrics import LOWER_IS_BETTER, METRICS
+from utils.metrics import LOWER_IS_BETTER, METRICS, POINT_METRICS
 from utils.run_folder import ARMS, VALIDATION
 
 Row = Mapping[str, str]
@@ -259,7 +259,7 @@ def choose(rows: Sequence[Row], metric: str, on_test: bool) -> str:
         where = (
             "every test set (or name some by --sets)"
             if on_test
-            else "the validation points (or use --on_test)"
+            else f"the validation points, which give {', '.join(POINT_METRICS)} (or use --on_test)"
         )
         raise UserError(f"no checkpoint has {metric} on {where}: run evaluate.py first")
     return found[0].checkpoint

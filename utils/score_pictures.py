@@ -138,14 +138,14 @@ class WorstRow:
     Attributes:
         name: the image's name.
         image: uint8 (H, W, 3), or None where it is not at hand.
-        mask: bool (H, W).
+        mask: bool (H, W), or as `fit_cell` shrinks it.
         saliency: uint8 (H, W).
         scores: by metric, in the order they are written.
     """
 
     name: str
     image: NDArray[np.uint8] | None
-    mask: NDArray[np.bool_]
+    mask: NDArray[np.bool_ | np.uint8]
     saliency: NDArray[np.uint8]
     scores: Mapping[str, float]
 
@@ -207,17 +207,22 @@ def _cell(picture: NDArray | None, font: ImageFont.FreeTypeFont) -> Image.Image:
         centre = (CELL_WIDTH // 2, CELL_HEIGHT // 2)
         ImageDraw.Draw(cell).text(centre, "not at hand", INK, font, anchor="mm")
         return cell
+    fitted = fit_cell(picture)
+    height, width = fitted.shape[:2]
+    cell.paste(Image.fromarray(fitted), ((CELL_WIDTH - width) // 2, (CELL_HEIGHT - height) // 2))
+    return cell
+
+
+def fit_cell(picture: NDArray[np.bool_ | np.uint8]) -> NDArray[np.uint8]:
+    """Scale a picture to fill a cell one way, keeping its shape; one that does is left as it is."""
     height, width = picture.shape[:2]
     scale = min(CELL_WIDTH / width, CELL_HEIGHT / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     if picture.dtype == np.bool_:
         picture = picture.astype(np.uint8) * 255
-    fitted = cv2.resize(
+    return cv2.resize(
         picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     )
-    corner = ((CELL_WIDTH - size[0]) // 2, (CELL_HEIGHT - size[1]) // 2)
-    cell.paste(Image.fromarray(fitted), corner)
-    return cell
 
 
 def drawable(text: str) -> str:

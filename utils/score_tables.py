@@ -93,6 +93,13 @@ def markdown_table(
     return "\n".join([caption, "", *(f"| {' | '.join(line)} |" for line in text)]) + "\n"
 
 
+def plain_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown, where `utils.tables.text_table` makes one for the terminal."""
+    lines = [[_markdown(cell) for cell in line] for line in (header, *rows)]
+    lines.insert(1, ["---"] * len(header))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def latex_table(
     rows: Sequence[Row], metrics: Sequence[str], convention: str, decimals: int = 3
 ) -> str:
@@ -217,12 +224,12 @@ def _arrow(metric: str, latex: bool = False) -> str:
 
 def _markdown(name: str) -> str:
     """Escape a name; an underscore between letters or digits is harmless and stays readable."""
-    name = re.sub(r"([\\`*<>\[\]|~$]|&(?=#?\w+;))", r"\\\1", _one_line(name))
+    name = re.sub(r"([\\`*<>\[\]|~$]|&(?=#?\w+;))", r"\\\1", _without_controls(name))
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", name)
 
 
 def _latex(name: str) -> str:
-    name = "".join(_LATEX.get(character, character) for character in _one_line(name))
+    name = "".join(_LATEX.get(character, character) for character in _without_controls(name))
     return re.sub("-(?=-)", "-{}", name)  # two in a row would become a dash
 
 
@@ -232,5 +239,5 @@ def _latex_line(cells: Sequence[str]) -> str:
     return guard + " & ".join(cells) + r" \\"
 
 
-def _one_line(text: str) -> str:
+def _without_controls(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text)

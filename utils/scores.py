@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.errors import UserError
 from utils.metrics import METRICS
 from utils.tables import read_rows, write_rows
 
@@ -36,6 +37,12 @@ def read_scores(path: Path) -> list[dict[str, str]]:
     """Read the rows, every value as text.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, or lacks columns that were added since.
     """
-    return read_rows(path, COLUMNS)
+    rows = read_rows(path, ("checkpoint", "set"))
+    lacking = [name for name in COLUMNS if rows and name not in rows[0]]
+    if lacking:
+        raise UserError(
+            f"{path}: an older table, without {', '.join(lacking)}: run evaluate.py again"
+        )
+    return rows

@@ -17,13 +17,10 @@ from utils.errors import UserError, closest
 from utils.metrics import CONVENTIONS, LOWER_IS_BETTER, METRICS
 from utils.metrics.bootstrap import Comparison, paired_bootstrap
 from utils.run_folder import ARMS
-from utils.tallies import read_tallies
+from utils.tallies import log_path, logs_in, read_tallies
 
 Scores = Mapping[str, float]
 """Metric -> value."""
-
-SHOWN = ("maxF", "wF", "S", "meanE", "MAE")
-"""What two checkpoints are compared by, if nothing is asked for."""
 
 RESAMPLES = 2000
 """Draws of the bootstrap; the smallest p it can tell is about one in as many."""
@@ -40,11 +37,12 @@ class Spread(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """The comparison of two checkpoints in one metric on one test set."""
+    """The comparison of two checkpoints in one metric on one test set, by one convention."""
 
     set_name: str
     metric: str
     result: Comparison
+    convention: str
 
 
 class Group(NamedTuple):
@@ -85,12 +83,13 @@ def spread_rows(trials: Sequence[Mapping[str, Scores]]) -> tuple[list[str], list
         scores = [spread_of(trial.get(arm, {}).get(metric) for trial in trials) for arm in arms]
         ratios = [spread_of(ratio_to_dense(t, arm, metric) for t in trials) for arm in compared]
         if any(scores):
-            told = [_told(score, 4) for score in scores] + [_told(ratio, 3) for ratio in ratios]
-            lines.append([metric, *told])
+            cells = [_spread_text(score, 4) for score in scores]
+            cells += [_spread_text(ratio, 3) for ratio in ratios]
+            lines.append([metric, *cells])
     return [*arms, *(f"{arm}/dense" for arm in compared)], lines
 
 
-def _told(score: Spread | None, digits: int) -> str:
+def _spread_text(score: Spread | None, digits: int) -> str:
     if score is None:
         return "-"
     spread = "" if score.spread is None else f" ± {score.spread:.{digits}f}"
@@ -198,57 +197,73 @@ def tally_folder(runs: Path, name: str, trial: str) -> Path:
     return kept / checkpoint
 
 
-def sets_in_both(a: Path, b: Path, wanted: Collection[str]) -> list[str]:
-    """Return the test sets that were scored for both of two checkpoints, sorted.
+def sets_in_both(
+    a: Path, b: Path, wanted: Collection[str], convention: str | None
+) -> dict[str, str]:
+    """Return the test sets that were scored for both of two checkpoints, each with its convention.
 
     Args:
-        a: folder of ``<SET>.tally`` files.
+        a: folder of a checkpoint's logs, see `utils.tallies`.
         b: another one.
-        wanted: the sets to take; all, if it is empty.
+        wanted: the sets to take; all, sorted, if it is empty.
+        convention: what the scores were made by; None: of those of both, the first in
+            `CONVENTIONS`.
 
     Raises:
-        UserError: none is there, or a wanted one is not.
+        UserError: no set is there, or a wanted one is not, or not in a convention of both.
     """
-    there = [{path.stem for path in folder.glob("*.tally")} for folder in (a, b)]
-    both = sorted(there[0] & there[1])
+    logs = [logs_in(folder) for folder in (a, b)]
+    both = sorted(logs[0].keys() & logs[1].keys())
     for name in wanted:
         if name not in both:
-            lacking = a if name not in there[0] else b
-            raise UserError(
-                f"{lacking}: no {name}.tally{closest(name, both)}: run evaluate.py on that set"
-            )
+            lacking = a if name not in logs[0] else b
+            told = closest(name, both)
+            raise UserError(f"{lacking}: no scores on '{name}'{told}: run evaluate.py on that set")
     if not both:
         raise UserError(f"no test set was scored for both {a} and {b}: run evaluate.py on both")
-    return list(wanted) or both
+    found = {}
+    for name in wanted or both:
+        known = [one for one in CONVENTIONS if all(one in log[name] for log in logs)]
+        chosen = [one for one in known if convention in (None, one)]
+        if not chosen:
+            there = [" and ".join(log[name]) for log in logs]
+            asked = f", not both in {convention}" if convention else ""
+            raise UserError(
+                f"{a} is scored on {name} in the convention {there[0]}, {b} in {there[1]}{asked}: "
+                "run evaluate.py for both with one --convention"
+            )
+        found[name] = chosen[0]
+    return found
 
 
-def compare(a: Path, b: Path, metrics: Sequence[str], sets: Collection[str] = ()) -> list[Compared]:
+def compare(
+    a: Path,
+    b: Path,
+    metrics: Sequence[str],
+    sets: Collection[str] = (),
+    convention: str | None = None,
+) -> list[Compared]:
     """Compare two checkpoints on each test set by the bootstrap over images.
 
     Args:
-        a: folder of a checkpoint's ``<SET>.tally`` files.
+        a: folder of a checkpoint's logs.
         b: that of the other one.
         metrics: scores to compare by.
         sets: the sets to take; all that both have, if it is empty.
+        convention: see `sets_in_both`.
 
     Raises:
-        UserError: the tallies are missing, of other images, or in another convention.
+        UserError: the tallies are missing, damaged, of other images, or in another convention.
     """
     found = []
-    for name in sets_in_both(a, b, sets):
-        paths = (a / f"{name}.tally", b / f"{name}.tally")
+    for name, how in sets_in_both(a, b, sets, convention).items():
+        paths = (log_path(a, name, how), log_path(b, name, how))
         one, other = (read_tallies(path) for path in paths)
-        if one.convention != other.convention:
-            raise UserError(
-                f"{paths[0]} is in the convention {one.convention}, {paths[1]} in "
-                f"{other.convention}: run evaluate.py for both with one of them"
-            )
         check_same_images(one.names, other.names, paths)
-        convention = CONVENTIONS[one.convention]
         results = paired_bootstrap(
-            one.tallies, other.tallies, metrics, convention, resamples=RESAMPLES, seed=0
+            one.tallies, other.tallies, metrics, CONVENTIONS[how], resamples=RESAMPLES, seed=0
         )
-        found += [Compared(name, metric, results[metric]) for metric in metrics]
+        found += [Compared(name, metric, results[metric], how) for metric in metrics]
     return found
 
 
@@ -277,7 +292,7 @@ def comparison_rows(
     """
     lines = []
     adjusted = holm([one.result.p for one in found])
-    for (set_name, metric, result), p in zip(found, adjusted, strict=True):
+    for (set_name, metric, result, _), p in zip(found, adjusted, strict=True):
         interval = f"{result.low:+.4f} .. {result.high:+.4f}"
         scores = [f"{result.a:.4f}", f"{result.b:.4f}", f"{result.difference:+.4f}"]
         lines.append([f"{set_name} {metric}", *scores, interval, f"{result.p:.4f}", f"{p:.4f}"])
@@ -286,8 +301,10 @@ def comparison_rows(
 
 def comparison_notes(found: Sequence[Compared]) -> list[str]:
     """Return the lines that say how to read the table of `comparison_rows`."""
+    conventions = ", ".join(dict.fromkeys(one.convention for one in found))
     falling = dict.fromkeys(one.metric for one in found if one.metric in LOWER_IS_BETTER)
     return [
+        f"convention: {conventions}",
         "difference: the first less the second"
         + (f"; in {', '.join(falling)} the lower is the better" if falling else ""),
         f"interval and p: paired bootstrap over the images, {RESAMPLES} draws; they hold for these "

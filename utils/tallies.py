@@ -5,10 +5,11 @@ whatever order maps are scored. Every score and curve of the set is computed fro
 order of name. So memory does not grow with the number of images but for their names, an interrupted
 evaluation goes on where it was, and the result is the same bit for bit whatever the order was.
 
-``<SET>.tally``: a line of JSON padded to 256 bytes (format, convention, what was measured), then
-records of `RECORD` in any order. One that is damaged or cut off is left out when the log is
-opened again. ``<SET>.index``: a line an image in order of name: its mark and,
-as JSON, its name.
+``<SET>.<convention>.tally``: a line of JSON padded to 256 bytes (format, convention), then records
+of `RECORD` in any order. Of several of one mark the last holds; it has at least the parts of those
+before. One that is damaged or cut off is left out when the log is opened again, and refused when
+scores are made of it. ``<SET>.<convention>.index``: a line an image in order of name: its mark and,
+as JSON, its name. One process at a time writes a log (`datasets.scoring.score_set` sees to that).
 """
 
 from __future__ import annotations
@@ -24,16 +25,31 @@ from numpy.typing import NDArray
 
 from utils.errors import UserError, disk_error
 from utils.files import atomic_path
-from utils.metrics import CONVENTIONS, TALLY, SetScores
+from utils.metrics import CONVENTIONS, PARTS, TALLY, SetScores
+from utils.metrics.summary import CHUNK
 
 RECORD = np.dtype([("mark", "<u8"), ("tally", TALLY), ("resized", "<u4"), ("crc", "<u4")])
 """One map in the log: a hash of its name and files, what it left behind, whether its size differed
 from its mask's, and a checksum of the bytes before."""
 
-FORMAT = 1
+FORMAT = 2
 HEADER_BYTES = 256
-CHUNK = 256
-"""Tallies that are added up at a time; sums come out the same only with the same chunks."""
+SUFFIX = ".tally"
+
+
+def log_path(folder: Path, set_name: str, convention: str) -> Path:
+    """Return the log of a set, in the folder of a checkpoint."""
+    return folder / f"{set_name}.{convention}{SUFFIX}"
+
+
+def logs_in(folder: Path) -> dict[str, list[str]]:
+    """Return the sets that have logs in a folder, each with its conventions, sorted by name."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(path.name for path in folder.glob(f"*{SUFFIX}")):
+        set_name, _, convention = name.removesuffix(SUFFIX).rpartition(".")
+        if set_name and convention in CONVENTIONS:
+            found.setdefault(set_name, []).append(convention)
+    return found
 
 
 def make_record(mark: int, tally: NDArray, resized: bool) -> NDArray:
@@ -86,36 +102,37 @@ class Kept:
 class TallyLog:
     """The log of one set, open for more records.
 
-    Two processes that write the same log at a time write the same records twice, no worse.
-
     Attributes:
-        parts: what is measured of each map beside its counts: what was asked for, or more where
-            the log holds more already.
-        marks: of the maps that the log held when it was opened, uint64 [M].
+        parts: what is to be measured of each map beside its counts: what was asked for, and what
+            the log holds of other maps, so that nothing that was measured is ever lost.
+        marks: of the maps that need not be scored: those whose records in the log, when it was
+            opened, had the parts asked for, uint64 [M].
     """
 
     def __init__(
         self, path: Path, convention: str, parts: frozenset[str], wanted: NDArray[np.uint64]
     ) -> None:
-        """Open a log, or begin it anew where it is of another convention or lacks a part.
+        """Open a log, or begin it where there is none.
 
         Args:
-            path: the log.
+            path: the log, see `log_path`.
             convention: a name of `CONVENTIONS`.
-            parts: what is to be measured beside the counts, of `PARTS`.
+            parts: what is asked for beside the counts, of `PARTS`.
             wanted: marks of all maps of the set; records of others are dropped.
         """
-        self.path, self.parts = path, parts
-        records = np.empty(0, RECORD)
-        header = _header(path)
-        serves = header and header["convention"] == convention and parts <= set(header["parts"])
+        self.path = path
+        records, header = np.empty(0, RECORD), _header(path)
+        serves = header is not None and header["convention"] == convention
         if serves:
-            records, self.parts = _records(path), frozenset(header["parts"])
+            records = _records(path)
         sound = _sound(records) & np.isin(records["mark"], wanted)
-        sound[sound] = _first_of_each(records["mark"][sound])
-        self.marks = records["mark"][sound]
+        sound[sound] = _last_of_each(records["mark"][sound])
+        lacks = {part: np.isnan(records["tally"][part][sound]) for part in PARTS}
+        self.parts = parts | {part for part in PARTS if not lacks[part].all()}
+        complete = ~np.any([np.zeros(sound.sum(), bool), *(lacks[part] for part in parts)], axis=0)
+        self.marks = records["mark"][sound][complete]
         if not (serves and sound.all() and _size(path) == HEADER_BYTES + records.nbytes):
-            text = {"format": FORMAT, "convention": convention, "parts": sorted(self.parts)}
+            text = {"format": FORMAT, "convention": convention}
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
                 file.write(json.dumps(text).encode().ljust(HEADER_BYTES - 1) + b"\n")
                 for row in np.flatnonzero(sound):
@@ -152,7 +169,7 @@ def read_tallies(path: Path) -> Kept:
     """Read what a `TallyLog` kept.
 
     Raises:
-        UserError: there is none, or records of its images are missing.
+        UserError: there is none, or records of its images are missing or damaged.
     """
     header = _header(path)
     if header is None:
@@ -160,10 +177,13 @@ def read_tallies(path: Path) -> Kept:
     marks, names = _read_index(path)
     records = _records(path)
     order = np.argsort(records["mark"], kind="stable")
-    place = np.searchsorted(records["mark"], marks, sorter=order)
-    rows = order[np.minimum(place, len(order) - 1)] if len(order) else order
+    place = np.searchsorted(records["mark"], marks, side="right", sorter=order) - 1
+    rows = order[np.maximum(place, 0)] if len(order) else order
     if not np.array_equal(records["mark"][rows], marks):
         raise UserError(f"{path}: the scores of some images are missing: run evaluate.py again")
+    if damaged := int(np.count_nonzero(~_sound(records, rows))):
+        told = f"{damaged} of {len(rows)} scores are damaged"
+        raise UserError(f"{path}: {told}: run evaluate.py again")
     return Kept(names, header["convention"], records, rows)
 
 
@@ -171,15 +191,17 @@ def _checksum(record: bytes) -> int:
     return zlib.crc32(record[: -RECORD["crc"].itemsize])
 
 
-def _sound(records: NDArray) -> NDArray[np.bool_]:
-    right = (record["crc"] == _checksum(record.tobytes()) for record in records)
-    return np.fromiter(right, bool, len(records))
+def _sound(records: NDArray, rows: NDArray[np.intp] | None = None) -> NDArray[np.bool_]:
+    """Tell of each record, or of those in some rows, whether its checksum is right."""
+    chosen = records if rows is None else (records[row] for row in rows)
+    right = (record["crc"] == _checksum(record.tobytes()) for record in chosen)
+    return np.fromiter(right, bool, len(records if rows is None else rows))
 
 
-def _first_of_each(values: NDArray) -> NDArray[np.bool_]:
-    first = np.zeros(len(values), bool)
-    first[np.unique(values, return_index=True)[1]] = True
-    return first
+def _last_of_each(values: NDArray) -> NDArray[np.bool_]:
+    last = np.zeros(len(values), bool)
+    last[len(values) - 1 - np.unique(values[::-1], return_index=True)[1]] = True
+    return last
 
 
 def _size(path: Path) -> int:

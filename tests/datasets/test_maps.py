@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.maps import list_masks, pair_up, read_map
+from datasets.maps import list_masks, pair_up, read_map, read_true_mask
 from utils.errors import UserError
 
 GREY = np.random.default_rng(0).integers(0, 256, (7, 11), np.uint8)
@@ -108,6 +109,72 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         read_map(tmp_path / "object.npy")
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        (
+            "a.png",
+            GREY.astype(np.uint16),
+            "largest value is 248, and white is 65535 .* 8-bit values",
+        ),
+        (
+            "a.npy",
+            GREY.astype(np.uint32),
+            "largest value is 248, and white is 4294967295 .* 8-bit values",
+        ),
+        ("a.npy", GREY.astype(np.uint32) * 257, "and white is 4294967295 .* 16-bit values"),
+        ("a.tif", GREY.astype(np.int32), "and white is 2147483647 .* 8-bit values"),
+        (
+            "a.tif",
+            (GREY.astype(np.int32) - 100) * 2**23,
+            "values from -830472192 to 1241513984: save",
+        ),
+    ],
+)
+def test_integers_that_are_not_of_their_depth_are_refused(
+    tmp_path: Path, name: str, values: np.ndarray, told: str
+) -> None:
+    for read in (read_map, read_true_mask) if name != "a.npy" else (read_map,):
+        with pytest.raises(UserError, match=rf"{name}: .*{told}"):
+            read(saved(tmp_path / name, values))
+
+
+@pytest.mark.parametrize("values", [[0, 0], [0, 1], [256, 0], [0, 65535]])
+def test_dark_and_bright_deep_maps_are_maps(tmp_path: Path, values: list[int]) -> None:
+    found = read_map(saved(tmp_path / "a.png", np.array([values], np.uint16)))
+    assert found.tolist() == [[round(value / 257) for value in values]]
+
+
+def test_array_files_of_any_spelling(tmp_path: Path) -> None:
+    with open(tmp_path / "a.NPY", "wb") as file:
+        np.save(file, GREY)
+    np.testing.assert_array_equal(read_map(tmp_path / "a.NPY"), GREY)
+    with open(tmp_path / "b.npy", "wb") as file:
+        np.savez(file, GREY)
+    with pytest.raises(UserError, match=r"b\.npy: an archive of arrays"):
+        read_map(tmp_path / "b.npy")
+
+
+def test_true_masks_are_cut_where_the_tools_cut_them(tmp_path: Path) -> None:
+    grey = np.array([[0, 127, 128, 129, 255]], np.uint8)
+    path = saved(tmp_path / "a.png", grey)
+    assert read_true_mask(path).tolist() == [[False, False, False, True, True]]
+    path = saved(tmp_path / "a.tif", np.array([[0, 0.49, 0.5, 1]], np.float32))
+    assert read_true_mask(path).tolist() == [[False, False, True, True]]
+    path = saved(tmp_path / "b.png", np.array([[False, True]]))
+    assert read_true_mask(path).tolist() == [[False, True]]
+    with pytest.raises(UserError, match=r"c\.png: its values are 0 and 1"):
+        read_true_mask(saved(tmp_path / "c.png", grey // 255))
+    assert not read_true_mask(saved(tmp_path / "d.png", grey * 0)).any()
+
+
+def test_names_that_no_table_can_hold_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, os.fsdecode(b"\xff.png"))
+    for listed in (lambda: list_masks(tmp_path), lambda: pair_up([], tmp_path)):
+        with pytest.raises(UserError, match=r"the name '.udcff\.png' is not UTF-8: rename it"):
+            listed()
+
+
 def put(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +204,9 @@ def test_two_maps_of_one_image_are_told(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "a.npy")
     with pytest.raises(UserError, match=r"a\.npy and a\.png are maps of one image"):
         pair_up([], tmp_path)
+    put(tmp_path, "a.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg and a\.png are masks of one image"):
+        list_masks(tmp_path)
 
 
 def test_no_masks_are_told(tmp_path: Path) -> None:

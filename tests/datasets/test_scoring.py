@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -18,11 +17,11 @@ from PIL import Image
 
 import datasets.scoring as scoring
 from datasets.maps import Pair
-from datasets.scoring import WORTH_SHARING, mark_of, score_set
+from datasets.scoring import WORTH_SHARING, make_pool, mark_of, run_tasks, score_set
 from utils.errors import UserError
 from utils.metrics import METRICS, PARTS, SetScores, tally
 from utils.metrics.conventions import CONVENTIONS
-from utils.tallies import read_tallies
+from utils.tallies import TallyLog, read_tallies
 
 OURS = CONVENTIONS["pysodmetrics"]
 
@@ -68,7 +67,7 @@ def test_the_number_of_processes_does_not_show(
 ) -> None:
     pairs = make_pairs(tmp_path, WORTH_SHARING + 30)
     alone = scored(pairs, tmp_path / "alone.tally")
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with make_pool(2) as pool:
         shared = scored(pairs, tmp_path / "shared.tally", pool)
         monkeypatch.setattr(scoring, "score_task", refuse)
         again = scored(pairs, tmp_path / "shared.tally", pool)
@@ -135,16 +134,125 @@ def test_maps_of_another_size_are_resized_and_counted(tmp_path: Path) -> None:
     assert kept.tallies[1] == tally(grown, mask, OURS, PARTS)
 
 
+def test_masks_count_above_128_and_maps_are_read_beside_them(tmp_path: Path) -> None:
+    mask = np.array([[0, 127, 128, 129, 255]], np.uint8)
+    saliency = np.array([[10, 20, 30, 40, 50]], np.uint8)
+    deep = (mask.astype(np.uint16) * 256).clip(0, 65535)
+    deep[0, 2:4] = 32767, 32768
+    for name, values in (("8.png", mask), ("16.png", deep)):
+        Image.fromarray(values).save(tmp_path / name)
+        Image.fromarray(saliency).save(tmp_path / "map.png")
+        pair = Pair("x", tmp_path / "map.png", tmp_path / name)
+        found, _ = scoring.score_pair(pair, OURS, frozenset())
+        assert np.flatnonzero(found["counts"][1]).tolist() == [40, 50]
+        assert np.flatnonzero(found["counts"][0]).tolist() == [10, 20, 30]
+
+
+def test_masks_of_zeros_and_ones_are_refused_by_name(tmp_path: Path) -> None:
+    pairs = make_pairs(tmp_path, 2)
+    mask = cv2.imread(str(pairs[1].mask), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(pairs[1].mask), mask // 255)
+    with pytest.raises(UserError, match=r"masks/0001\.png: its values are 0 and 1"):
+        scored(pairs, tmp_path / "S.tally")
+
+
 def test_an_image_is_marked_by_its_name_and_both_its_files(tmp_path: Path) -> None:
     (pair,) = make_pairs(tmp_path, 1)
     marks = {mark_of(pair), mark_of(Pair("other", pair.saliency, pair.mask))}
+    assert mark_of(pair) in marks
     for path in (pair.saliency, pair.mask):
         os.utime(path, ns=(5, 5))
         marks.add(mark_of(pair))
         path.write_bytes(path.read_bytes() + b"x")
         marks.add(mark_of(pair))
     assert len(marks) == 6
-    assert mark_of(pair) in marks
+
+
+def test_a_change_behind_the_same_size_and_time_is_seen(tmp_path: Path) -> None:
+    """As by ``rsync -t`` of arrays: the time is the original's, the size is the shape's."""
+    (pair,) = make_pairs(tmp_path, 1)
+    for path in (pair.saliency, pair.mask):
+        before, stat, data = mark_of(pair), path.stat(), bytearray(path.read_bytes())
+        data[-20] ^= 1
+        time.sleep(0.02)  # the clock of a file system may tick each hundredth of a second
+        path.write_bytes(data)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+        assert mark_of(pair) != before
+
+
+def test_few_results_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "WINDOW", 3)
+    started = []
+
+    class Pool:
+        def submit(self, work: object, task: object, *rest: object) -> Future:
+            future = Future()
+            future.set_result(task)
+            started.append(task)
+            return future
+
+    tasks = [([], [number]) for number in range(20)]
+    found = []
+    for result in run_tasks(Pool(), tasks, "raw", frozenset()):
+        assert len(started) - len(found) <= 2 * 3
+        found.append(result)
+    assert started == tasks
+    assert sorted(found) == tasks
+
+
+def test_a_killed_process_is_told_in_one_line() -> None:
+    with make_pool(1) as pool:
+        pool.submit(os._exit, 1)
+        with pytest.raises(UserError, match=r"killed, most likely .* fewer --workers"):
+            list(run_tasks(pool, [([], [])] * 600, "raw", frozenset()))
+
+
+def test_two_conventions_at_a_time_keep_apart_and_lose_nothing(tmp_path: Path) -> None:
+    pairs = make_pairs(tmp_path, 4)
+    logs = {name: tmp_path / f"S.{name}.tally" for name in ("pysodmetrics", "eval-co-sod")}
+    for name in (*logs, *logs):
+        for parts in (frozenset({"S"}), frozenset({"wF"}), PARTS):
+            kept = score_set(pairs, logs[name], name, parts, None, "test")
+            assert kept.convention == name
+    for name, log in logs.items():
+        expected = [scoring.score_pair(pair, CONVENTIONS[name], PARTS)[0] for pair in pairs]
+        assert read_tallies(log).tallies.tobytes() == np.array(expected).tobytes()
+
+
+TWICE = """
+import sys
+from pathlib import Path
+import datasets.scoring as scoring
+sys.path.insert(0, {tests!r})
+from test_scoring import pairs_in, score_set
+folder, done = Path({folder!r}), []
+real = scoring.score_pair
+scoring.score_pair = lambda *args: done.append(0) or real(*args)
+for part in ({{"S"}}, {{"wF"}}):
+    score_set(pairs_in(folder), folder / "S.tally", "pysodmetrics", frozenset(part), None, "test")
+print("scored", len(done))
+"""
+
+
+def test_two_processes_on_one_log_share_the_work(tmp_path: Path) -> None:
+    pairs = make_pairs(tmp_path, 60, height=64)
+    code = TWICE.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[2]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": root}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    told = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    done = [int(out.rsplit("scored ", 1)[1]) for out, _ in told]
+    assert sum(done) == 120  # each map once a part, whoever did it
+    kept = read_tallies(tmp_path / "S.tally")
+    expected = [scoring.score_pair(pair, OURS, frozenset({"S", "wF"}))[0] for pair in pairs]
+    assert kept.tallies.tobytes() == np.array(expected).tobytes()
+
+
+def pairs_in(folder: Path) -> list[Pair]:
+    maps = sorted((folder / "maps").iterdir())
+    return [Pair(path.name, path, folder / "masks" / path.name) for path in maps]
 
 
 SLOW = """
@@ -163,7 +271,9 @@ scored(make_pairs(folder, 64), folder / "S.tally")
 """
 
 
-def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_evaluation_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = tmp_path / "S.tally"
     code = SLOW.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
@@ -174,13 +284,19 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    held = log.stat().st_size
-    pairs = [
-        Pair(path.name, path, tmp_path / "masks" / path.name)
-        for path in sorted((tmp_path / "maps").iterdir())
-    ]
+    pairs = pairs_in(tmp_path)
+    marks = np.array([mark_of(pair) for pair in pairs], np.uint64)
+    held = set(TallyLog(log, "pysodmetrics", PARTS, marks).marks.tolist())
+    assert 0 < len(held) < len(pairs)
     undisturbed = scored(pairs, tmp_path / "other.tally")
+    done, real = [], scoring.score_pair
+
+    def noted(pair: Pair, *rest: object):
+        done.append(mark_of(pair))
+        return real(pair, *rest)
+
+    monkeypatch.setattr(scoring, "score_pair", noted)
     kept = scored(pairs, log)
-    assert 0 < held < log.stat().st_size
+    assert sorted(done) == sorted(set(marks.tolist()) - held)
     assert kept.tallies.tobytes() == undisturbed.tallies.tobytes()
     assert read_tallies(log).tallies.tobytes() == kept.tallies.tobytes()

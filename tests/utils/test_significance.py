@@ -26,7 +26,7 @@ from utils.significance import (
     spread_rows,
     tally_folder,
 )
-from utils.tallies import TallyLog, make_record
+from utils.tallies import TallyLog, log_path, make_record
 
 
 def test_mean_and_sample_standard_deviation_of_what_is_known():
@@ -122,7 +122,7 @@ NAMES = [f"{index}.png" for index in range(24)]
 def keep(folder, set_name, noise, names=NAMES, convention="pysodmetrics", flip=0):
     """Keep tallies of maps that are their masks plus noise; ``flip`` maps are inverted."""
     log = TallyLog(
-        folder / f"{set_name}.tally",
+        log_path(folder, set_name, convention),
         convention,
         frozenset({"S", "wF", "BIoU"}),
         np.arange(len(names), dtype=np.uint64),
@@ -154,7 +154,8 @@ def test_a_better_checkpoint_is_told_from_a_worse_and_from_itself(tmp_path):
     assert [(one.set_name, one.metric) for one in found] == [
         *(("X", "S"), ("X", "MAE"), ("Y", "S"), ("Y", "MAE")),
     ]
-    for set_name, metric, result in found:
+    for set_name, metric, result, convention in found:
+        assert convention == "pysodmetrics"
         assert set_name in "XY"
         assert result.a == pytest.approx(scores[good][metric], abs=1e-12)
         assert result.b == pytest.approx(scores[bad][metric], abs=1e-12)
@@ -167,8 +168,9 @@ def test_a_better_checkpoint_is_told_from_a_worse_and_from_itself(tmp_path):
     assert lines[1][3].startswith("-")
     smallest = 2 / (RESAMPLES + 1)
     assert [line[-2:] for line in lines] == [[f"{smallest:.4f}", f"{4 * smallest:.4f}"]] * 4
-    assert "in MAE the lower is the better" in comparison_notes(found)[0]
-    assert "the lower" not in comparison_notes(found[:1])[0]
+    assert comparison_notes(found)[0] == "convention: pysodmetrics"
+    assert "in MAE the lower is the better" in comparison_notes(found)[1]
+    assert "the lower" not in comparison_notes(found[:1])[1]
     (same,) = compare(good, good, ("MAE",), ["X"])
     assert (same.set_name, same.result.difference, same.result.p) == ("X", 0, 1)
 
@@ -185,7 +187,9 @@ def test_a_difference_of_one_image_is_not_sure(tmp_path):
 def test_other_images_and_other_conventions_are_refused(tmp_path):
     keep(tmp_path / "a", "X", 0.2)
     keep(tmp_path / "b", "X", 0.2, names=[*NAMES[:-1], "new.png"])
-    with pytest.raises(UserError, match=r"not the same images: .*a/X.tally alone has 23.png, .*b"):
+    with pytest.raises(
+        UserError, match=r"not the same images: .*a/X\.pysodmetrics\.tally alone has 23.png, .*b"
+    ):
         compare(tmp_path / "a", tmp_path / "b", ("MAE",))
     keep(tmp_path / "c", "X", 0.2, convention="raw")
     with pytest.raises(UserError, match=r"in the convention pysodmetrics, .* in raw: run evaluate"):
@@ -215,13 +219,27 @@ def test_a_checkpoint_is_found_by_its_name_or_that_of_its_trial_too(tmp_path):
 
 
 def test_sets_are_those_of_both(tmp_path):
-    for name in ("a/X", "a/Y", "b/Y", "b/X", "b/Z"):
+    logs = (
+        "a/X.raw",
+        "a/X.pysodmetrics",
+        "a/Y.1.raw",
+        "b/Y.1.raw",
+        "b/X.raw",
+        "b/Z.raw",
+        "a/W.raw",
+    )
+    for name in (*logs, "b/W.eval-co-sod", "a/old", "b/old"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.tally").touch()
+    (tmp_path / "b/X.pysodmetrics.tally").touch()
     a, b = tmp_path / "a", tmp_path / "b"
-    assert sets_in_both(a, b, []) == ["X", "Y"]
-    assert sets_in_both(a, b, ["Y"]) == ["Y"]
-    with pytest.raises(UserError, match=r"a: no Z\.tally"):
-        sets_in_both(a, b, ["X", "Z"])
+    assert sets_in_both(a, b, ["Y.1", "X"], None) == {"Y.1": "raw", "X": "pysodmetrics"}
+    assert sets_in_both(a, b, ["X"], "raw") == {"X": "raw"}
+    with pytest.raises(UserError, match=r"on W in the convention raw, .*/b in eval-co-sod: run"):
+        sets_in_both(a, b, [], None)
+    with pytest.raises(UserError, match=r"on Y.1 .* in raw, not both in pysodmetrics: run"):
+        sets_in_both(a, b, ["Y.1"], "pysodmetrics")
+    with pytest.raises(UserError, match=r"a: no scores on 'Z'"):
+        sets_in_both(a, b, ["X", "Z"], None)
     with pytest.raises(UserError, match="no test set was scored for both"):
-        sets_in_both(a, tmp_path / "none", [])
+        sets_in_both(a, tmp_path / "none", [], None)

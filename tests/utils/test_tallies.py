@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from utils.errors import UserError
 from utils.metrics import TALLY
-from utils.tallies import CHUNK, HEADER_BYTES, RECORD, TallyLog, make_record, read_tallies
+from utils.metrics.summary import CHUNK
+from utils.tallies import (
+    HEADER_BYTES,
+    RECORD,
+    TallyLog,
+    log_path,
+    logs_in,
+    make_record,
+    read_tallies,
+)
 
 PARTS = frozenset({"S", "wF"})
 
@@ -122,15 +131,69 @@ def test_another_convention_begins_anew_also_with_an_empty_log(tmp_path: Path) -
         assert closed(other, [1]).convention == "raw"
 
 
-def test_parts_that_were_measured_are_kept_up(tmp_path: Path) -> None:
+def without(tally: np.ndarray, *parts: str) -> np.ndarray:
+    for part in parts:
+        tally[part] = np.nan
+    return tally
+
+
+def test_a_record_serves_where_it_has_the_parts_that_are_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "S.tally"
-    opened(path, [1]).append(records_of([1]))
-    fewer = opened(path, [1, 2], frozenset({"S"}))
-    assert fewer.marks.tolist() == [1]
-    assert fewer.parts == PARTS
-    more = opened(path, [1, 2], PARTS | {"BIoU"})
+    log = opened(path, [1, 2, 3], frozenset())
+    assert log.parts == frozenset()
+    log.append(np.array([make_record(m, without(made_up(m), "wF", "BIoU"), False) for m in (1, 2)]))
+    assert opened(path, [1, 2, 3], frozenset({"S"})).marks.tolist() == [1, 2]
+    assert opened(path, [1, 2, 3], frozenset()).marks.tolist() == [1, 2]
+    more = opened(path, [1, 2, 3], frozenset({"wF"}))
     assert more.marks.tolist() == []
-    assert more.parts == PARTS | {"BIoU"}
+    assert more.parts == {"S", "wF"}  # what is scored again loses nothing
+    more.append(np.array([make_record(1, without(made_up(1), "BIoU"), False)]))
+    assert path.stat().st_size == HEADER_BYTES + 3 * RECORD.itemsize
+    both = opened(path, [1, 2, 3], frozenset({"S", "wF"}))
+    assert both.marks.tolist() == [1]
+    assert path.stat().st_size == HEADER_BYTES + 2 * RECORD.itemsize
+    only = opened(path, [1, 2, 3], frozenset({"S"}))
+    assert sorted(only.marks) == [1, 2]
+    assert np.isnan(closed(only, [1, 2]).tallies["wF"]).tolist() == [False, True]
+
+
+def test_the_last_record_of_a_mark_holds(tmp_path: Path) -> None:
+    path = tmp_path / "S.tally"
+    log = opened(path, [1, 2])
+    log.append(np.array([make_record(m, without(made_up(m), "wF"), False) for m in (1, 2)]))
+    log.append(records_of([2, 1]))
+    assert closed(log, [1, 2]).tallies["wF"].tolist() == [1 / 3, 1 / 4]
+    assert opened(path, [1, 2]).marks.tolist() == [2, 1]
+    assert read_tallies(path).tallies["wF"].tolist() == [1 / 3, 1 / 4]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2 * RECORD.itemsize - 1), st.integers(0, 7))
+def test_scores_are_never_made_of_a_damaged_record(
+    tmp_path_factory: pytest.TempPathFactory, at: int, bit: int
+) -> None:
+    path = tmp_path_factory.mktemp("crc") / "S.tally"
+    log = opened(path, [1, 2, 3])
+    log.append(records_of([1, 2, 3]))
+    closed(log, [2, 1])
+    data = bytearray(path.read_bytes())
+    data[HEADER_BYTES + at] ^= 1 << bit
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"(are damaged|are missing): run evaluate.py again"):
+        read_tallies(path)
+    data[HEADER_BYTES + at] ^= 1 << bit
+    data[-9] ^= 1  # of an image that is not in the set
+    path.write_bytes(data)
+    assert len(read_tallies(path).tallies) == 2
+
+
+def test_logs_are_found_by_set_and_convention(tmp_path: Path) -> None:
+    for name in ("X.v2", "X"):
+        for convention in ("raw", "eval-co-sod", "unknown"):
+            log_path(tmp_path, name, convention).touch()
+    for stray in (".raw.tally", "X.tally", "X.raw.index"):
+        (tmp_path / stray).touch()
+    assert logs_in(tmp_path) == {name: ["eval-co-sod", "raw"] for name in ("X", "X.v2")}
 
 
 def test_missing_records_are_told(tmp_path: Path) -> None:

@@ -72,17 +72,17 @@ Everingham et al., IJCV 2010, and the devkit of 2010; boundary IoU, Cheng et al.
 
 from utils.metrics.bootstrap import Comparison, paired_bootstrap
 from utils.metrics.conventions import CONVENTIONS, Convention
-from utils.metrics.points import point_scores
+from utils.metrics.points import POINT_METRICS, point_scores
 from utils.metrics.summary import (
     LOWER_IS_BETTER,
     METRICS,
-    PARTS,
+    SHOWN,
     USUAL,
     SetScores,
     each_image,
     parts_of,
 )
-from utils.metrics.tally import TALLY, tally
+from utils.metrics.tally import PARTS, TALLY, tally
 from utils.metrics.thresholds import Curves, curves
 
 __all__ = [
@@ -90,6 +90,8 @@ __all__ = [
     "LOWER_IS_BETTER",
     "METRICS",
     "PARTS",
+    "POINT_METRICS",
+    "SHOWN",
     "TALLY",
     "USUAL",
     "Comparison",

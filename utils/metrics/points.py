@@ -9,6 +9,9 @@ from utils.errors import UserError
 from utils.metrics.conventions import CONVENTIONS
 from utils.metrics.thresholds import at_thresholds, mean_errors
 
+POINT_METRICS = ("maxF", "meanF", "adpF", "MAE")
+"""The metrics that `point_scores` gives; the others need whole maps."""
+
 
 def point_scores(values: NDArray[np.uint8], labels: NDArray[np.integer]) -> dict[str, float]:
     """Score the saliency read at labelled points, pooled over all images.

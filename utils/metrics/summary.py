@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from utils.errors import UserError
 from utils.metrics.conventions import Convention
+from utils.metrics.tally import PARTS
 from utils.metrics.thresholds import (
     Floats,
     area_under_roc,
@@ -21,9 +22,6 @@ from utils.registry import look_up
 
 CHUNK = 256
 """Images whose curves are in memory at one time."""
-
-PARTS = frozenset({"S", "wF", "BIoU"})
-"""The metrics that need the pixels; all others follow from a tally's counts."""
 
 LOWER_IS_BETTER = frozenset({"MAE", "BER"})
 """The metrics that are errors."""
@@ -87,6 +85,9 @@ METRICS = tuple(RULES)
 
 USUAL = METRICS[: METRICS.index("MAE") + 1]
 """Those that papers on salient objects report."""
+
+SHOWN = ("maxF", "wF", "S", "meanE", "MAE")
+"""Those of the printed tables, unless others are asked for."""
 
 
 def parts_of(metrics: Iterable[str]) -> frozenset[str]:

@@ -8,7 +8,6 @@ modules say.
 from __future__ import annotations
 
 from collections.abc import Set
-from functools import cache
 
 import cv2
 import numpy as np
@@ -24,6 +23,9 @@ TALLY = np.dtype([("counts", "<u4", (2, 256)), ("S", "<f8"), ("wF", "<f8"), ("BI
 """Of one map: pixels of each grey value outside (0) and inside (1) the mask, and the three scores
 that do not follow from these counts; NaN where a score was not asked for."""
 
+PARTS = frozenset({"S", "wF", "BIoU"})
+"""The metrics that need the pixels; all others follow from a tally's counts."""
+
 _EXACT = 2**24  # OpenCV counts in single precision: exact up to here
 
 
@@ -31,7 +33,7 @@ def tally(
     pred: NDArray[np.uint8],
     mask: NDArray[np.bool_ | np.uint8],
     convention: Convention,
-    parts: Set[str] = frozenset({"S", "wF", "BIoU"}),
+    parts: Set[str] = PARTS,
 ) -> NDArray[np.void]:
     """Count one saliency map against its mask.
 
@@ -39,7 +41,7 @@ def tally(
         pred: saliency map, uint8 [H, W].
         mask: true mask of the same size, bool or uint8 (foreground where > 128).
         convention: the way of scoring that S, wF and BIoU follow. The counts are the same in all.
-        parts: those of "S", "wF", "BIoU" to measure; the others are NaN and cost nothing.
+        parts: those of `PARTS` to measure; the others are NaN and cost nothing.
 
     Returns:
         TALLY of shape (), the same bit for bit whatever the arrays' strides.
@@ -51,7 +53,6 @@ def tally(
     """
     # One copy here of what is not in rows, or OpenCV and NumPy make one in each of their calls.
     mask = np.ascontiguousarray(checked_mask(pred, mask))
-    _keep_freed_memory()
     pred = np.ascontiguousarray(pred)
     lowest, highest = int(pred.min()), int(pred.max())
     levels = convention.levels(lowest, highest)
@@ -69,16 +70,6 @@ def tally(
     if "BIoU" in parts:
         result["BIoU"] = boundary_iou(pred >= convention.half(lowest, highest), mask)
     return result
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let the C library keep up to 32 MB that are freed, for the next map.
-
-    The GNU one sets that limit by the largest block it has seen freed; with its first limit, giving
-    memory back and getting it anew takes a sixth of the time. The block is never touched.
-    """
-    np.empty(2**24, np.uint8)
 
 
 def checked_mask(pred: NDArray, mask: NDArray) -> NDArray[np.bool_]:
@@ -100,6 +91,11 @@ def checked_mask(pred: NDArray, mask: NDArray) -> NDArray[np.bool_]:
         raise TypeError(f"mask must be bool or uint8, not {mask.dtype}")
     if mask.max() == 1:
         raise UserError("the mask's values are 0 and 1, all background on a scale to 255: use bool")
+    return foreground(mask)
+
+
+def foreground(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return where an 8-bit mask is foreground in every convention."""
     return mask > 128
 
 
