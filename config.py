@@ -53,6 +53,25 @@ class Config:
     width: int = knob(64, "channels of the decoder")
     size: int = knob(256, "images are resized to size x size pixels for the network")
 
+    # Co-salient groups, and the other parts of GCoNet+ (models/README.md)
+    preset: str = knob("", "gconet or gconet_plus: start from its settings; empty: from these")
+    grouped: bool = knob(False, "batches of two co-salient groups; maps are made group by group")
+    relation: str = knob("none", "relation of a group's images: gam, nonlocal, mha or none")
+    contrast: float = knob(0.0, "weight of the contrast of two groups (GCM); 0: off")
+    classify: float = knob(0.0, "weight of telling the group's class from an image (ACM); 0: off")
+    classify_masked: float = knob(0.0, "weight of telling it from the masked image (RACM); 0: off")
+    mask_operation: str = knob("x", "how image and map are joined there: x, + or c (concatenated)")
+    triplet: float = knob(0.0, "weight of the triplet loss of two groups (GST); 0: off")
+    triplet_of: str = knob("image", "features it compares: of the image, masked, or both")
+    triplet_margin: float = knob(0.1, "margin of the triplet loss")
+    binarise: str = knob("none", "binarise the map (CEM) of the decoder, the refiner, both or none")
+    binarise_k: float = knob(300.0, "steepness of the binarisation")
+    refiner: str = knob("none", "refine the map, seeing the map alone, the image too, or none")
+    losses_others: Weights = knob({}, "losses on the maps of the decoder's levels; empty: none")
+    label_smoothing: bool = knob(False, "average the losses under hard and smoothed masks")
+    adversarial: float = knob(0.0, "weight of fooling a discriminator of maps; 0: off")
+    freeze_backbone: bool = knob(False, "leave the encoder as its weights are")
+
     # Training (of one round, and of the dense twin)
     epochs: int = knob(30, "epochs of one round; the dense twin gets as many")
     batch_size: int = knob(16, "images a batch")
@@ -151,6 +170,34 @@ SAMPLE = {
 }
 """Defaults of the run on the made sample data (no ``data_root``): small, and no download."""
 
+SAMPLE_GROUPS = {"trainset": "SAMPLE-CO-TR", "testsets": "SAMPLE-CO-TE"}
+"""Defaults beside `SAMPLE` with a preset that looks at groups."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "gconet": {
+        "grouped": True,
+        "relation": "gam",
+        "contrast": 8.0,
+        "classify": 0.1,
+        "losses_dense": {"iou": 1.0},
+        "losses_others": {"iou": 3.0},
+        "size": 224,
+    },
+    "gconet_plus": {
+        "grouped": True,
+        "relation": "gam",
+        "contrast": 2.0,
+        "classify": 0.025,
+        "classify_masked": 0.08,
+        "triplet": 0.1,
+        "binarise": "decoder",
+        "losses_dense": {"bce": 1.0, "iou": 1.0},
+        "size": 256,
+    },
+}
+"""Networks of the literature, their weights relative to the first loss on the map; models/README.md
+tells how they follow from the published ones."""
+
 FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random", "runs"}
 """Fields that may change while a trial runs: they touch neither points nor weights."""
 
@@ -173,6 +220,11 @@ def _check_values(config: Config) -> None:
     for name, least in at_least.items():
         demand(getattr(config, name) >= least, name, f"at least {least}")
     demand(config.seed < 2**32, "seed", "below 2^32")
+    for name in ("contrast", "classify", "classify_masked", "triplet", "adversarial"):
+        demand(0 <= getattr(config, name) < math.inf, name, "0 or more")
+    demand(0 < config.triplet_margin < math.inf, "triplet_margin", "above 0")
+    demand(2 <= config.binarise_k < math.inf, "binarise_k", "a finite number of at least 2")
+    _check_groups(config)
     for name in ("lr", "backbone_lr", "weight_decay", "clip"):
         demand(0 <= getattr(config, name) < math.inf, name, "0 or more")
     for name in ("attack_eps", "attack_step"):
@@ -188,6 +240,9 @@ def _check_values(config: Config) -> None:
         weights = getattr(config, name).values()
         good = all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0
         demand(good, name, "weights of 0 or more, one above 0, like bce=1+iou=0.5")
+    others = config.losses_others.values()
+    good = all(0 <= weight < math.inf for weight in others) and (not others or sum(others) > 0)
+    demand(good, "losses_others", "empty, or weights of 0 or more, one above 0, like bce=1")
     demand(config.vote_sigma > 0, "vote_sigma", "above 0")
     demand(config.vote_kernel % 2 == 1 and config.vote_kernel > 0, "vote_kernel", "odd")
     demand(config.snapshots <= config.epochs, "snapshots", f"at most epochs ({config.epochs})")
@@ -199,6 +254,39 @@ def _check_values(config: Config) -> None:
         value = getattr(config, name)
         demand(value in known, name, f"one of {', '.join(known)}{closest(value, known)}")
     _check_schedule(config, demand)
+
+
+def _check_groups(config: Config) -> None:
+    """Raise `UserError` for a part of the network that has no meaning without another."""
+    needs = {
+        "preset": ("", *PRESETS),
+        "relation": ("none", "gam", "nonlocal", "mha"),
+        "mask_operation": ("x", "+", "c"),
+        "triplet_of": ("image", "masked", "both"),
+        "binarise": ("none", "decoder", "refiner", "both"),
+        "refiner": ("none", "map", "image"),
+    }
+    for name, known in needs.items():
+        value = getattr(config, name)
+        if value not in known:
+            listed = ", ".join(filter(None, known))
+            raise UserError(f"--{name} {value}: must be one of {listed}{closest(value, known)}")
+    masked = config.triplet and config.triplet_of != "image"
+    for name, on, other, there in (
+        ("relation", config.relation != "none", "grouped", config.grouped),
+        ("contrast", config.contrast, "relation", config.relation != "none"),
+        ("classify", config.classify, "grouped", config.grouped),
+        ("classify_masked", config.classify_masked, "classify", config.classify),
+        ("triplet", config.triplet, "classify", config.classify),
+        ("triplet_of", masked, "classify_masked", config.classify_masked),
+        ("binarise", config.binarise in ("refiner", "both"), "refiner", config.refiner != "none"),
+    ):
+        if on and not there:
+            value = getattr(config, name)
+            raise UserError(
+                f"--{name} {value} has no meaning without {other}: give --{other}, too, or leave "
+                f"--{name} away"
+            )
 
 
 def _check_schedule(config: Config, demand: Callable[[bool, str, str], None]) -> None:
@@ -229,7 +317,7 @@ def check_names(config: Config) -> None:
     look_up(BACKBONES, config.backbone, "backbone")
     look_up(ATTACKS, config.attack, "attack")
     look_up(DIVERSITY, config.diversity, "diversity rule")
-    for name in (*config.losses_dense, *config.losses_points):
+    for name in (*config.losses_dense, *config.losses_points, *config.losses_others):
         look_up(LOSSES, name, "loss")
     acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
     if acquisition.needs_attack and config.attack == "none":
@@ -315,8 +403,8 @@ def resolve(flags: dict[str, Any]) -> Config:
     if not path.exists():
         _check_begins(flags, path)
         root = flags.get("data_root", defaults.data_root)
-        base = SAMPLE if root in ("", SAMPLE["data_root"]) else {}
-        config = Config(**{**base, **flags})
+        sample = root in ("", SAMPLE["data_root"])
+        config = Config(**{**_start(flags.get("preset", ""), sample), **flags})
         if not config.trainset:
             raise UserError(
                 "--trainset is missing: name the sets in <data_root>/images to train on"
@@ -324,7 +412,8 @@ def resolve(flags: dict[str, Any]) -> Config:
         return config
     saved = from_dict(read_json(path), str(path))
     # The folder of runs may have been moved since: it is where this file was found.
-    config = dataclasses.replace(saved, **{"runs": defaults.runs, **flags})
+    follow = _changed_preset(saved, flags.get("preset", saved.preset))
+    config = dataclasses.replace(saved, **{"runs": defaults.runs, **follow, **flags})
     changed = {k: v for k, v in differences(saved, config).items() if k not in FREE}
     if changed and _has_begun(path.parent):
         listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
@@ -333,6 +422,22 @@ def resolve(flags: dict[str, Any]) -> Config:
             "name, or delete its folder to begin anew"
         )
     return config
+
+
+def _start(preset: str, sample: bool) -> dict[str, Any]:
+    """Return what a preset and the made sample data set otherwise than the defaults.
+
+    An unknown preset is told by the check of values.
+    """
+    chosen = {**PRESETS.get(preset, {}), **(SAMPLE if sample else {})}
+    return chosen | (SAMPLE_GROUPS if sample and chosen.get("grouped") else {})
+
+
+def _changed_preset(saved: Config, name: str) -> dict[str, Any]:
+    """Return what another preset changes in a trial, but for what was chosen apart from the old."""
+    starts = (_start(preset, saved.sample) for preset in (saved.preset, name))
+    old, new = ({**to_dict(Config()), **start} for start in starts)
+    return {f: new[f] for f in FIELDS if new[f] != old[f] and getattr(saved, f) == old[f]}
 
 
 def _check_begins(flags: dict[str, Any], path: Path) -> None:
@@ -399,7 +504,7 @@ def _check_sets(config: Config) -> None:
 
 def _tell_edited_defaults(config: Config) -> None:
     """Say which defaults of this file an older trial does not follow."""
-    base = SAMPLE if config.sample else {}
+    base = _start(config.preset, config.sample)
     edited = differences(dataclasses.replace(Config(), **base), config)
     listed = [f"{name} = {mine}" for name, (_, mine) in edited.items() if name != "trial"]
     if listed:
@@ -413,6 +518,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--show", action="store_true", help="print the settings as JSON")
         parser.add_argument("--save", action="store_true", help="write them to the run folder")
         parser.add_argument("--print", nargs="+", default=[], metavar="FIELD", help="print fields")
+        parser.add_argument("--diff", metavar="FILE", help="print what differs from a config.json")
 
     config, args = parse(argv, "Resolve the settings of a trial.", extend)
     check_names(config)
@@ -426,7 +532,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--print {name}: no such setting{closest(name, FIELDS)}")
         value = getattr(config, name)
         print(int(value) if isinstance(value, bool) else value)
-    if args.show or not (args.save or args.print):
+    if args.diff:
+        other = from_dict(read_json(args.diff), args.diff)
+        for name, (theirs, mine) in differences(other, config).items():
+            print(f"{name}: {theirs} there, {mine} here")
+    if args.show or not (args.save or args.print or args.diff):
         print(json.dumps(to_dict(config), indent=2, ensure_ascii=False))
     return 0
 

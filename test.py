@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,8 +29,10 @@ from datasets.index import (
     list_split,
     split_set_names,
 )
+from models.group_view import GroupView, view_group
 from models.stored import load_model
 from utils.checkpoints import fingerprint, load_checkpoint
+from utils.cores import core_count
 from utils.device import Machine, choose_machine
 from utils.errors import UserError, run_script
 from utils.files import read_json, write_json
@@ -50,12 +51,17 @@ class Segmenter:
         self.size: int = trained_with["size"]
 
     @torch.no_grad()
-    def maps(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return the saliency maps, uint8 (H, W) of each picture's size, of RGB pictures."""
-        stack = np.stack([resize(picture, self.size) for picture in pictures])
-        images = self.machine.images(torch.from_numpy(stack).permute(0, 3, 1, 2))
+    def maps(
+        self, pictures: Sequence[np.ndarray], view: GroupView | None = None
+    ) -> list[np.ndarray]:
+        """Return the saliency maps, uint8 (H, W) of each picture's size, of RGB pictures.
+
+        Args:
+            pictures: uint8 (H, W, 3) each.
+            view: the network that knows the pictures' group; None: they are one.
+        """
         with self.machine.autocast():
-            logits = self.model(images).logits
+            logits = (view or self.model)(self._batch(pictures)).logits
         probs = logits.float().sigmoid()[:, 0].cpu().numpy()
         grown = []
         for prob, picture in zip(probs, pictures, strict=True):
@@ -64,30 +70,67 @@ class Segmenter:
             grown.append(np.rint(soft * 255).astype(np.uint8))
         return grown
 
+    def _batch(self, pictures: Sequence[np.ndarray]) -> torch.Tensor:
+        stack = np.stack([resize(picture, self.size) for picture in pictures])
+        return self.machine.images(torch.from_numpy(stack).permute(0, 3, 1, 2))
+
     def run(self, jobs: Sequence[Job], batch_size: int, what: str) -> list[str]:
         """Make the maps that are not there yet.
+
+        A network that relates images sees them group by group, a group being the pictures of one
+        folder: all of it, also where some of its maps are there.
 
         Returns:
             What was wrong with each picture that could not be read; the others are done.
         """
-        todo = [job for job in jobs if not job[1].exists()]
+        groups = [list(jobs)]
+        if self.model.parts.relation != "none":
+            by_folder: dict[Path, list[Job]] = {}
+            for job in jobs:
+                by_folder.setdefault(job[0].parent, []).append(job)
+            groups = list(by_folder.values())
+        todo = sum(not job[1].exists() for job in jobs)
         faults: list[str] = []
-        with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(todo, what, unit="image") as bar:
-            writes: list[Future] = []
-            for batch in _read_ahead(pool, todo, batch_size):
-                good = [(job, picture) for job, picture in batch if not isinstance(picture, str)]
-                faults += [picture for _, picture in batch if isinstance(picture, str)]
-                made = self.maps([picture for _, picture in good]) if good else []
-                for done in writes:
-                    done.result()
-                writes = [
-                    pool.submit(write_png, job[1], saliency)
-                    for (job, _), saliency in zip(good, made, strict=True)
-                ]
-                bar.update(len(batch))
+        with ThreadPoolExecutor(core_count()) as pool, tqdm(total=todo, desc=what) as bar:
+            for group in groups:
+                if any(not target.exists() for _, target in group):
+                    faults += self._run_group(group, batch_size, pool, bar)
+        return faults
+
+    def _run_group(
+        self, jobs: Sequence[Job], batch_size: int, pool: ThreadPoolExecutor, bar: tqdm
+    ) -> list[str]:
+        """Make the missing maps of pictures that belong together, reading ahead."""
+        view = None
+        if self.model.parts.relation != "none":
+            with self.machine.autocast():
+                view = view_group(self.model, self._pieces(jobs, batch_size, pool))
+        faults: list[str] = []
+        writes: list[Future] = []
+        missing = [job for job in jobs if not job[1].exists()]
+        for batch in _read_ahead(pool, missing, batch_size):
+            good = [(job, picture) for job, picture in batch if not isinstance(picture, str)]
+            faults += [picture for _, picture in batch if isinstance(picture, str)]
+            made = self.maps([picture for _, picture in good], view) if good else []
             for done in writes:
                 done.result()
+            writes = [
+                pool.submit(write_png, job[1], saliency)
+                for (job, _), saliency in zip(good, made, strict=True)
+            ]
+            bar.update(len(batch))
+        for done in writes:
+            done.result()
         return faults
+
+    def _pieces(
+        self, jobs: Sequence[Job], batch_size: int, pool: ThreadPoolExecutor
+    ) -> Iterator[torch.Tensor]:
+        """Yield the pictures of a group that can be read, in batches, for its consensus."""
+        for batch in _read_ahead(pool, jobs, batch_size):
+            pictures = [picture for _, picture in batch if not isinstance(picture, str)]
+            if pictures:
+                yield self._batch(pictures)
 
 
 def _read_ahead(

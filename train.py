@@ -23,12 +23,18 @@ from config import Config
 from datasets.augment import Augmentation
 from datasets.cache import ResizedImages, ResizedMasks, native_sizes
 from datasets.checked import require_checked
+from datasets.groups import list_groups
 from datasets.index import Sample, list_split
 from datasets.points import read_answers, read_points
 from datasets.superpixels import SuperpixelCache, read_label_map, spread
-from datasets.training import Labels, MaskLabels, PointLabels, TrainingSet, make_loader
-from losses import Supervision, total_loss
+from datasets.training import Batch, Labels, MaskLabels, PointLabels, TrainingSet, make_loader
+from losses import Supervision
+from losses.groups import adversarial_discriminator
+from losses.objective import Objective
 from models import SaliencyNet, build_model
+from models.discriminator import Discriminator
+from models.group_view import view_group
+from models.stored import parts_of
 from utils.checkpoints import load_checkpoint, load_weights_into, save_checkpoint
 from utils.device import Machine, choose_machine, worker_count
 from utils.errors import UserError, run_script
@@ -84,12 +90,14 @@ class Validation:
     """The held-out images, known by points or by masks: the mean absolute error of their maps.
 
     Random points are a fair sample of the pixels, so the error at them estimates the error on
-    the masks without bias.
+    the masks without bias. In a training with groups each group is looked at by itself.
     """
 
     def __init__(self, config: Config, run: RunFolder, arm: str, samples: Sequence[Sample]) -> None:
         self.images = ResizedImages(samples, config.size, config.cache_mb, "validation")
         self.batch_size = config.batch_size
+        members = list_groups(samples).members() if config.grouped else [range(len(samples))]
+        self.groups = [[int(index) for index in group] for group in members]
         if arm == "dense":
             masks = ResizedMasks(samples, config.size, config.cache_mb, "validation")
             labels: Labels = MaskLabels(masks)
@@ -103,15 +111,21 @@ class Validation:
         """Return the mean absolute error over all labelled pixels, in [0, 1]."""
         model.eval()
         wrong = count = 0.0
-        for start in range(0, len(self.images), self.batch_size):
-            indices = range(start, min(start + self.batch_size, len(self.images)))
+        for group in self.groups:
+            batches = [
+                group[start : start + self.batch_size]
+                for start in range(0, len(group), self.batch_size)
+            ]
             with machine.autocast():
-                logits = model(machine.images(self.images.batch(indices))).logits
-            prob = logits.float().sigmoid()[:, 0]
-            labels = torch.stack([self.labels[index] for index in indices]).to(machine.device)
-            background, foreground = labels.float().unbind(1)
-            wrong += float((background * prob + foreground * (1 - prob)).double().sum())
-            count += float(labels.double().sum())
+                view = view_group(model, (machine.images(self.images.batch(b)) for b in batches))
+            for indices in batches:
+                with machine.autocast():
+                    logits = view(machine.images(self.images.batch(indices))).logits
+                prob = logits.float().sigmoid()[:, 0]
+                labels = torch.stack([self.labels[index] for index in indices]).to(machine.device)
+                background, foreground = labels.float().unbind(1)
+                wrong += float((background * prob + foreground * (1 - prob)).double().sum())
+                count += float(labels.double().sum())
         return wrong / max(count, 1.0)
 
 
@@ -123,6 +137,56 @@ def make_optimizer(model: SaliencyNet, config: Config) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups)
 
 
+def make_objective(config: Config, arm: str) -> Objective:
+    """Return the losses of an arm."""
+    return Objective(
+        last=config.losses_dense if arm == "dense" else config.losses_points,
+        others=config.losses_others,
+        contrast=config.contrast,
+        classify=config.classify,
+        classify_masked=config.classify_masked,
+        triplet=config.triplet,
+        triplet_of=config.triplet_of,
+        triplet_margin=config.triplet_margin,
+        adversarial=config.adversarial,
+        smooth=config.label_smoothing,
+    )
+
+
+class Adversary:
+    """A discriminator that learns to tell labels from predictions, and its optimiser.
+
+    It sees the labelled pixels alone; at all others labels and predictions look the same, one
+    half. With masks that is the whole map, with points it is what the points say.
+    """
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self.network = Discriminator().to(device)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), config.lr, betas=(0.5, 0.99))
+
+    def judge(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the opinion of predicted maps, (B, 1) logits, to be learnt from."""
+        self.network.requires_grad_(False)
+        return self.network(_where_labelled(logits.float().sigmoid(), labels))
+
+    def learn(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Take one step; return the loss."""
+        self.network.requires_grad_(True)
+        true = labels[:, 1:] / labels.sum(1, keepdim=True).clamp(min=1e-9)
+        made = _where_labelled(logits.detach().float().sigmoid(), labels)
+        loss = adversarial_discriminator(
+            self.network(_where_labelled(true, labels)), self.network(made)
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def _where_labelled(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.where(labels.sum(1, keepdim=True) > 0, values, 0.5)
+
+
 class Trainer:
     """One training: its network, its optimiser, and where it stands."""
 
@@ -131,8 +195,7 @@ class Trainer:
         self.run = RunFolder(config.run_folder)
         self.folder = self.run.training(arm, round_index)
         self.machine = choose_machine(config.device, config.precision)
-        dense = arm == "dense"
-        self.weights = config.losses_dense if dense else config.losses_points
+        self.objective = make_objective(config, arm)
         seed_everything(config.seed)
         train, held_out = list_split(
             config.data_root, config.trainset, config.validation_fraction, config.seed
@@ -147,12 +210,15 @@ class Trainer:
         augmentation = Augmentation(
             config.flip, config.crop, config.rotate, config.colour, config.pepper
         )
+        groups = list_groups(train) if config.grouped else None
+        self.classes = len(groups.names) if groups else 0
         self.loader, self.sampler = make_loader(
             TrainingSet(images, labels, augmentation, config.seed),
             config.batch_size,
             config.seed,
             worker_count(config.workers, self.machine),
             pin_memory=self.machine.device.type == "cuda",
+            groups=groups,
         )
         weights = class_weights(self.run, arm, round_index) if config.match_classes else (1.0, 1.0)
         self.class_weights = torch.tensor(weights, device=self.machine.device).view(1, 2, 1, 1)
@@ -169,7 +235,8 @@ class Trainer:
         earlier = self.run.checkpoint(self.arm, self.round - 1, "last") if self.round else None
         warm = config.warm_start and self.arm != "dense" and earlier is not None and state is None
         source = "none" if state is not None or warm else config.backbone_weights
-        model, report = build_model(config.backbone, config.width, source)
+        parts = parts_of(settings.to_dict(config), self.classes)
+        model, report = build_model(config.backbone, config.width, source, parts)
         if report.missing:
             print(f"backbone weights: not in the file: {', '.join(report.missing)}")
         if state is not None:
@@ -177,6 +244,9 @@ class Trainer:
         elif warm:
             load_weights_into(model, load_checkpoint(earlier), earlier)
         self.model = model.to(device, memory_format=self.machine.memory_format)
+        if config.freeze_backbone:
+            self.model.freeze_encoder()
+        self.adversary = Adversary(config, device) if config.adversarial else None
         self.optimizer = make_optimizer(self.model, config)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         half = self.machine.dtype == torch.float16
@@ -187,6 +257,9 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.adversary:
+            self.adversary.network.load_state_dict(state["adversary"]["network"])
+            self.adversary.optimizer.load_state_dict(state["adversary"]["optimizer"])
         self.epoch, self.best, self.rows = state["epoch"], state["best"], state["rows"]
         restore_random_state(state["random"])
         print(f"{self.folder}: going on after epoch {self.epoch} of {self.config.epochs}")
@@ -220,7 +293,7 @@ class Trainer:
         )
         for index, batch in enumerate(bar):
             self._set_rates(self.epoch * len(self.sampler) + index)
-            total, parts = self.step(self.machine.images(batch.images), batch.labels)
+            total, parts = self.step(batch)
             for name, value in {"loss": total, **parts}.items():
                 sums[name] = sums.get(name, 0.0) + value
         means = {name: float(value) / len(self.sampler) for name, value in sums.items()}
@@ -239,20 +312,23 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
 
-    def step(
-        self, images: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def step(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Take one optimiser step; return the total loss and its parts, detached."""
+        images, groups = self.machine.images(batch.images), batch.groups
         with self.machine.autocast():
-            logits = self.model(images).logits
+            found = self.model(images, groups)
             small_logits = None
-            if self.weights.get("consistency"):
+            if self.objective.last.get("consistency"):
                 size = max(32, round(images.shape[-1] * self.config.small_scale))
                 small = functional.interpolate(images, size=(size, size), mode="bilinear")
-                small_logits = self.model(small).logits
-        labels = labels.to(self.machine.device, non_blocking=True).float() * self.class_weights
+                small_logits = self.model(small, groups).logits
+        device = self.machine.device
+        labels = batch.labels.to(device, non_blocking=True).float() * self.class_weights
+        judged = self.adversary.judge(found.logits, labels) if self.adversary else None
         supervision = Supervision(labels, images, small_logits)
-        total, parts = total_loss(logits, supervision, self.weights)
+        total, parts = self.objective(
+            found, supervision, groups, batch.classes.to(device, non_blocking=True), judged
+        )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         if self.config.clip:
@@ -260,12 +336,15 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.adversary:
+            parts["discriminator"] = self.adversary.learn(found.logits, labels)
         return total.detach(), parts
 
     def save(self, error: float) -> None:
         """Save the whole state as ``last``; ``best`` and the snapshot where they are due."""
         weights = {"model": self.model.state_dict(), "config": settings.to_dict(self.config)}
         weights |= {"arm": self.arm, "round": self.round, "epoch": self.epoch, "val_MAE": error}
+        weights["classes"] = self.classes
         if self.epoch in self.snapshot_epochs:
             folder = self.run.snapshots(self.arm, self.round)
             save_checkpoint(folder / f"epoch_{self.epoch:04d}.pth", weights)
@@ -280,6 +359,11 @@ class Trainer:
             "rows": self.rows,
             "random": random_state(),
         }
+        if self.adversary:
+            training["adversary"] = {
+                "network": self.adversary.network.state_dict(),
+                "optimizer": self.adversary.optimizer.state_dict(),
+            }
         # Last of all: an epoch counts as done when this file holds it.
         last = self.run.checkpoint(self.arm, self.round, "last")
         save_checkpoint(last, weights | {"training": training})

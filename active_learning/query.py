@@ -26,9 +26,12 @@ from active_learning.selection import (
 from active_learning.uncertainty import ACQUISITIONS, random_map
 from config import Config
 from datasets.cache import ResizedImages, native_sizes
+from datasets.groups import list_groups
 from datasets.index import Sample, list_split
 from datasets.points import Point, read_answers, write_points
 from datasets.superpixels import SuperpixelCache
+from models.group_view import GroupView, view_group
+from models.saliency_net import SaliencyNet
 from models.stored import load_model
 from utils.device import Machine, choose_machine
 from utils.errors import UserError
@@ -59,18 +62,54 @@ class Maps:
 
 def pool_maps(
     images: ResizedImages,
-    snapshots: Sequence[nn.Module],
+    snapshots: Sequence[SaliencyNet],
     config: Config,
     machine: Machine,
     key: str,
-) -> Iterator[Maps]:
-    """Yield the `Maps` of every image of the pool, in order.
+) -> Iterator[tuple[int, Maps]]:
+    """Yield place and `Maps` of every image of the pool, group by group where it has groups.
 
     The attack is made once, on the newest (last) snapshot, and serves them all. An acquisition that
     looks at no prediction (random) costs neither attack nor ensemble. ``key`` tells the round; with
     the seed and an image's name it fixes the image's random numbers. Everything is computed in
     full precision: half of it would turn the signs of small gradients.
+
+    A group is never mixed with another. What its images have in common is taken from the clean
+    images of the whole group, attacked or not, so an image's maps depend on its group alone and
+    not on how it was cut into batches.
     """
+    members = list_groups(images.samples).members() if config.grouped else [range(len(images))]
+    for group in members:
+        batches = _batches([int(index) for index in group], config.batch_size)
+        views: Sequence[nn.Module] = snapshots
+        if config.grouped or config.binarise != "none":
+            views = [_view(snapshot, images, batches, machine) for snapshot in snapshots]
+        for batch in batches:
+            maps = _batch_maps(images, views, batch, config, machine, key)
+            yield from zip(batch, maps, strict=True)
+
+
+def _view(
+    snapshot: SaliencyNet, images: ResizedImages, batches: Sequence[Sequence[int]], machine: Machine
+) -> GroupView:
+    with frozen(snapshot):
+        pieces = (machine.images(images.batch(batch)) for batch in batches)
+        return view_group(snapshot, pieces, soft=True)
+
+
+def _batches(indices: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _batch_maps(
+    images: ResizedImages,
+    snapshots: Sequence[nn.Module],
+    indices: Sequence[int],
+    config: Config,
+    machine: Machine,
+    key: str,
+) -> Iterator[Maps]:
+    """Yield the `Maps` of some images, see `pool_maps`."""
     attack = look_up(ATTACKS, config.attack, "attack")
     acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
     newest = snapshots[-1]
@@ -83,24 +122,22 @@ def pool_maps(
         patches=config.attack_patches,
     )
     size = images.size
-    for start in range(0, len(images), config.batch_size):
-        indices = range(start, min(start + config.batch_size, len(images)))
-        pixels = machine.images(images.batch(indices))
-        seeds = [seed_for(config.seed, key, images.samples[i].name) for i in indices]
-        clean = _vote(predict_snapshots(ensemble, pixels), pixels, config)
-        with torch.no_grad(), frozen(newest):
-            features = newest(pixels).features
-        attacked = chance = None
-        if attacks:
-            noise = image_noise(seeds, (3, size, size)).to(machine.device)
-            moved = attack(newest, pixels, settings, noise)
-            attacked = _vote(predict_snapshots(ensemble, moved), pixels, config)
-        if not acquisition.needs_model:
-            chance = random_map(seeds, size, size).to(machine.device)
-        scores = acquisition(clean, attacked, chance)
-        for b in range(len(indices)):
-            mean_attacked = None if attacked is None else attacked[:, b].mean(0)
-            yield Maps(clean[:, b].mean(0), mean_attacked, scores[b], features[b])
+    pixels = machine.images(images.batch(indices))
+    seeds = [seed_for(config.seed, key, images.samples[i].name) for i in indices]
+    clean = _vote(predict_snapshots(ensemble, pixels), pixels, config)
+    with torch.no_grad(), frozen(newest):
+        features = newest(pixels).features
+    attacked = chance = None
+    if attacks:
+        noise = image_noise(seeds, (3, size, size)).to(machine.device)
+        moved = attack(newest, pixels, settings, noise)
+        attacked = _vote(predict_snapshots(ensemble, moved), pixels, config)
+    if not acquisition.needs_model:
+        chance = random_map(seeds, size, size).to(machine.device)
+    scores = acquisition(clean, attacked, chance)
+    for b in range(len(indices)):
+        mean_attacked = None if attacked is None else attacked[:, b].mean(0)
+        yield Maps(clean[:, b].mean(0), mean_attacked, scores[b], features[b])
 
 
 def _vote(maps: Tensor, pixels: Tensor, config: Config) -> Tensor:
@@ -183,9 +220,10 @@ class Pool:
             raise UserError(f"{folder}: no snapshots: train round {round_index - 1} first")
         key = f"round {round_index}"
         shown = self._shown()
-        chosen, sheet = [], []
+        chosen: list[np.ndarray] = [np.empty((0, 2), np.int64)] * len(images)
+        sheet: list[SheetNotes] = []
         work = pool_maps(images, snapshots, config, machine, key)
-        for index, maps in enumerate(tqdm(work, f"asking, {key}", len(images), unit="image")):
+        for index, maps in tqdm(work, f"asking, {key}", len(images), unit="image"):
             sample = self.samples[index]
             if not (maps.scores.isfinite().all() and maps.features.isfinite().all()):
                 raise UserError(
@@ -204,10 +242,10 @@ class Pool:
                 rule=rule,
                 rng=generator_for(config.seed, key, sample.name),
             )
-            chosen.append(choice.pixels)
+            chosen[index] = choice.pixels
             if index in shown:
                 sheet.append(SheetNotes(index, known[index], maps, choice))
-        self._save_sheet(round_index, sheet)
+        self._save_sheet(round_index, sorted(sheet, key=lambda notes: notes.index))
         self._finish("points", round_index, chosen)
 
     def _random(

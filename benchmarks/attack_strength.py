@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, changes in ways:
         way = dataclasses.replace(config, **changes)
         found = []
-        for index, maps in enumerate(pool_maps(images, snapshots, way, machine, "strength")):
+        for index, maps in pool_maps(images, snapshots, way, machine, "strength"):
             wrong = ((maps.clean.cpu().numpy() > 0.5) != (masks[index] >= 128)).ravel()
             scores = maps.scores.cpu().numpy().ravel()
             top = np.argsort(-scores, kind="stable")[: int(TOP * scores.size)]

@@ -26,17 +26,21 @@ class Decoder(nn.Module):
         self.refiners = nn.ModuleList(_refiner(width) for _ in channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Fuse maps, fine to coarse, into features (B, width, h, w) of the finest map's size.
+        """Fuse maps, fine to coarse, into features (B, width, h, w) of the finest map's size."""
+        return self.levels(maps)[-1]
 
-        The features are non-negative (they leave a ReLU).
+    def levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the features (B, width, h, w) of every level, coarse to fine.
+
+        They are non-negative (they leave a ReLU), each of the size of its encoder map.
         """
         laterals = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-        fused = self.refiners[-1](laterals[-1])
+        fused = [self.refiners[-1](laterals[-1])]
         for lateral, refine in zip(laterals[-2::-1], self.refiners[-2::-1], strict=True):
-            fused = F.interpolate(
-                fused, size=lateral.shape[-2:], mode="bilinear", align_corners=False
+            grown = F.interpolate(
+                fused[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False
             )
-            fused = refine(fused + lateral)
+            fused.append(refine(grown + lateral))
         return fused
 
 

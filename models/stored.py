@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.saliency_net import SaliencyNet
+from models.saliency_net import Parts, SaliencyNet
 from utils.checkpoints import load_checkpoint, load_weights_into
 from utils.device import Machine
 from utils.errors import UserError
+
+
+def parts_of(settings: Mapping[str, Any], classes: int) -> Parts:
+    """Return the network's parts that the settings of a trial switch on.
+
+    Settings that a checkpoint from before a switch lacks leave it off.
+
+    Args:
+        settings: the fields of a trial's config, as plain values.
+        classes: number of classes among the training groups.
+    """
+
+    def on(name: str) -> bool:
+        return bool(settings.get(name))
+
+    return Parts(
+        relation=settings.get("relation", "none"),
+        contrast=on("contrast"),
+        classes=classes if on("classify") else 0,
+        masked_classes=on("classify_masked"),
+        mask_operation=settings.get("mask_operation", "x"),
+        binarise=settings.get("binarise", "none"),
+        binarise_k=settings.get("binarise_k", 300.0),
+        refiner=settings.get("refiner", "none"),
+        levels=on("losses_others"),
+    )
 
 
 def load_model(path: Path, machine: Machine) -> tuple[SaliencyNet, dict[str, Any]]:
@@ -29,7 +56,8 @@ def load_model(path: Path, machine: Machine) -> tuple[SaliencyNet, dict[str, Any
     lacking = [name for name in ("backbone", "width", "size") if name not in settings]
     if lacking:
         raise UserError(f"{path}: its settings lack {', '.join(lacking)}: train it again")
-    model = SaliencyNet(settings["backbone"], settings["width"])
+    parts = parts_of(settings, state.get("classes", 0))
+    model = SaliencyNet(settings["backbone"], settings["width"], parts)
     load_weights_into(model, state, path)
     model = model.to(machine.device, memory_format=machine.memory_format)
     return model.eval(), settings

@@ -32,3 +32,8 @@ def tiny(sample_root: Path, tmp_path: Path) -> list[str]:
         *("--epochs", "2", "--snapshots", "2", "--rounds", "2", "--points_per_image", "4"),
         *("--validation_fraction", "0.2", "--device", "cpu"),
     ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: "test_pipeline" not in item.nodeid)

@@ -13,7 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import config as settings
-from config import FIELDS, FREE, SAMPLE, TYPES, Config, Weights, from_dict, parse, resolve, save
+from config import (
+    FIELDS,
+    FREE,
+    PRESETS,
+    SAMPLE,
+    SAMPLE_GROUPS,
+    TYPES,
+    Config,
+    Weights,
+    from_dict,
+    parse,
+    resolve,
+    save,
+)
 from utils.cli import parse_weights
 from utils.errors import UserError
 
@@ -36,6 +49,20 @@ OTHER = {
     "backbone_weights": ("w.pth", "v.pth"),
     "width": ("40", "48"),
     "size": ("352", "384"),
+    "preset": ("gconet", "gconet_plus"),
+    "relation": ("nonlocal", "mha"),
+    "contrast": ("2", "3"),
+    "classify": ("0.2", "0.3"),
+    "classify_masked": ("0.2", "0.3"),
+    "mask_operation": ("+", "c"),
+    "triplet": ("0.2", "0.3"),
+    "triplet_of": ("masked", "both"),
+    "triplet_margin": ("0.2", "0.3"),
+    "binarise": ("decoder", "both"),
+    "binarise_k": ("50", "60"),
+    "refiner": ("map", "image"),
+    "losses_others": (("bce=2+iou", {"bce": 2.0, "iou": 1.0}), ("bce=3", {"bce": 3.0})),
+    "adversarial": ("0.2", "0.3"),
     "epochs": ("201", "202"),
     "batch_size": ("5", "6"),
     "optimizer": ("sgd", "adamw"),
@@ -73,6 +100,24 @@ OTHER = {
     "workers": ("0", "1"),
     "cache_mb": ("0", "1"),
 }
+
+
+# What some fields have no meaning without.
+NEEDS = {
+    "relation": "--grouped",
+    "contrast": "--grouped --relation gam",
+    "classify": "--grouped",
+    "classify_masked": "--grouped --classify 0.5",
+    "triplet": "--grouped --classify 0.5",
+    "triplet_of": "--grouped --classify 0.5 --classify_masked 0.5 --triplet 0.5",
+    "binarise": "--refiner map",
+    "data_root": "--data_root data/mine --trainset MINE",
+}
+
+
+def needs_of(name):
+    """The command line of a trial in which the field may have any value."""
+    return NEEDS.get(name, "").split()
 
 
 def flags_of(name, config):
@@ -125,14 +170,15 @@ def test_every_field_has_another_value_here():
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_has_a_flag_and_a_working_parse(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    base = ["--data_root", "data/mine", "--trainset", "MINE"] if name == "data_root" else []
+    base = needs_of(name)
     plain, _ = parse(base, "")
     argv, value = flags_of(name, plain)
     found, rest = parse([*base, *argv], "")
     assert getattr(found, name) == value
     assert type(getattr(found, name)) is type(getattr(plain, name))
     assert vars(rest) == {}
-    assert set(settings.differences(plain, found)) == {name}
+    follow = set(PRESETS[value]) - set(SAMPLE) | set(SAMPLE_GROUPS) if name == "preset" else set()
+    assert set(settings.differences(plain, found)) == {name, *follow}
 
 
 def test_every_field_has_help_and_its_default_is_told():
@@ -216,6 +262,31 @@ SPREAD = ["--rounds", "5", "--points_per_image", "10", "--points_per_round"]
         (["--losses_points", "bce=-1"], "--losses_points .*must be weights"),
         (["--losses_dense", "bce=0"], "--losses_dense .*must be weights"),
         (["--losses_dense", ""], "--losses_dense .*must be weights"),
+        (["--losses_others", "bce=0"], "--losses_others .*must be empty, or weights"),
+        (["--losses_others", "bce=-1"], "--losses_others .*must be empty, or weights"),
+        (["--contrast", "-1"], "--contrast -1.0: must be 0 or more"),
+        (["--adversarial", "nan"], "--adversarial nan: must be 0 or more"),
+        (["--triplet", "inf"], "--triplet inf: must be 0 or more"),
+        (["--triplet_margin", "0"], "--triplet_margin 0.0: must be above 0"),
+        (["--binarise_k", "1"], "--binarise_k 1.0: must be a finite number of at least 2"),
+        (["--binarise_k", "inf"], "--binarise_k inf: must be a finite number"),
+        (["--preset", "gconet+"], r"--preset gconet\+: must be one of .*did you mean 'gconet'\?"),
+        (["--relation", "gamm"], r"--relation gamm: .*did you mean 'gam'\?"),
+        (["--mask_operation", "*"], r"--mask_operation \*: must be one of x, \+, c"),
+        (["--triplet_of", "mask"], r"--triplet_of mask: .*did you mean 'masked'\?"),
+        (["--binarise", "decode"], r"--binarise decode: .*did you mean 'decoder'\?"),
+        (["--refiner", "images"], r"--refiner images: .*did you mean 'image'\?"),
+        (["--relation", "gam"], "--relation gam has no meaning without grouped: give --grouped"),
+        (["--grouped", "--contrast", "2"], "--contrast 2.0 has no meaning without relation"),
+        (["--classify", "1"], "--classify 1.0 has no meaning without grouped"),
+        (["--grouped", "--classify_masked", "1"], "--classify_masked .* without classify:"),
+        (["--grouped", "--triplet", "1"], "--triplet 1.0 has no meaning without classify:"),
+        (
+            ["--grouped", "--classify", "1", "--triplet", "1", "--triplet_of", "both"],
+            "--triplet_of both has no meaning without classify_masked:",
+        ),
+        (["--binarise", "both"], "--binarise both has no meaning without refiner:"),
+        (["--preset", "gconet", "--no-grouped"], "--relation gam has no meaning without grouped"),
     ],
 )
 def test_values_that_cannot_be_meant(argv, told, tmp_path, monkeypatch):
@@ -248,6 +319,44 @@ def test_the_defaults_go_together():
     settings.check_names(Config(attack="none", acquisition="entropy"))
     assert set(SAMPLE) <= set(FIELDS)
     assert set(FIELDS) > FREE
+
+
+MINE = ["--data_root", "d", "--trainset", "A"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_where_the_settings_start_from(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    preset = PRESETS[name]
+    plain, _ = parse(MINE, "")
+    found, _ = parse([*MINE, "--preset", name], "")
+    changed = settings.differences(plain, found)
+    assert {key: new for key, (_, new) in changed.items()} | preset == {**preset, "preset": name}
+    settings.check_names(found)
+    # Flags are stronger than the preset, and the sample's size is stronger too.
+    assert parse([*MINE, "--preset", name, "--contrast", "7"], "")[0].contrast == 7
+    sample = parse(["--preset", name], "")[0]
+    assert (sample.size, sample.trainset) == (SAMPLE["size"], SAMPLE_GROUPS["trainset"])
+
+
+def test_presets_are_of_values_that_can_be_meant():
+    for preset in PRESETS.values():
+        config = Config(**preset)
+        assert all(type(value) is type(getattr(Config(), k)) for k, value in preset.items())
+        settings.check_names(config)
+
+
+def test_a_preset_given_later_is_followed_or_refused(runs):
+    argv = ["--runs", str(runs), *MINE]
+    found = begin(runs, *MINE, "--preset", "gconet", "--lr", "0.5")
+    assert parse(["--runs", str(runs), "--preset", "gconet"], "")[0] == found
+    later = ["--runs", str(runs), "--preset", "gconet_plus"]
+    refused(later, "preset gconet -> gconet_plus, .*binarise none -> decoder.*losses_others")
+    # Nothing has been made of the settings yet: they are those of the new preset throughout.
+    (found.run_folder / "round_00").rmdir()
+    changed, _ = parse(later, "")
+    fresh, _ = parse([*argv, "--trial", "fresh", "--preset", "gconet_plus", "--lr", "0.5"], "")
+    assert set(settings.differences(changed, fresh)) == {"trial"}
 
 
 @given(st.integers(1, 60), st.data())
@@ -303,7 +412,7 @@ def test_the_sample_settings_hold_where_the_sample_data_are_named(runs):
 
 @pytest.mark.parametrize("name", sorted(set(FIELDS) - FREE - {"trial"}))
 def test_a_changed_flag_is_refused_with_old_and_new(name, runs):
-    old = begin(runs)
+    old = begin(runs, *needs_of(name))
     argv, value = flags_of(name, old)
     told = rf"config\.json: .*{name} {re.escape(str(getattr(old, name)))} -> "
     refused(["--runs", str(runs), *argv], told + re.escape(str(value)))

@@ -15,7 +15,10 @@ import config as settings
 import train
 from datasets.images import read_mask
 from datasets.points import Point, read_points, write_points
+from datasets.training import Batch
+from losses import objective
 from models import Prediction
+from models.saliency_net import NO_PARTS
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 from utils.run_folder import RunFolder
@@ -208,7 +211,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(
     def diverge(*_: object) -> tuple[torch.Tensor, dict]:
         return torch.full((), float("nan"), requires_grad=True), {}
 
-    monkeypatch.setattr(train, "total_loss", diverge)
+    monkeypatch.setattr(objective, "total_loss", diverge)
     with pytest.raises(UserError, match="loss is nan in epoch 1"):
         train.main(flag(tiny, "arm", "dense"))
 
@@ -229,7 +232,9 @@ def test_validation_error_is_the_mean_absolute_error(tiny: list[str]) -> None:
     trainer = train.Trainer(config_of(tiny), "dense", 0)
 
     class Constant(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> object:
+        parts = NO_PARTS
+
+        def forward(self, images: torch.Tensor, consensus: None) -> object:
             logits = torch.full((len(images), 1, *images.shape[-2:]), float(np.log(0.3 / 0.7)))
             return Prediction(logits, logits)
 
@@ -258,15 +263,16 @@ def test_class_weights_reach_the_losses(tiny: list[str], monkeypatch: pytest.Mon
     trainer = train.Trainer(config_of(tiny), "points", 1)
     trainer.class_weights = torch.tensor([3.0, 0.5]).view(1, 2, 1, 1)
     seen: list[torch.Tensor] = []
-    losses = train.total_loss
+    losses = objective.total_loss
 
     def spy(logits: torch.Tensor, supervision: train.Supervision, weights: dict) -> tuple:
         seen.append(supervision.labels)
         return losses(logits, supervision, weights)
 
-    monkeypatch.setattr(train, "total_loss", spy)
-    images, labels = torch.rand(2, 3, 32, 32), torch.zeros(2, 2, 32, 32, dtype=torch.uint8)
+    monkeypatch.setattr(objective, "total_loss", spy)
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    labels = torch.zeros(2, 2, 32, 32, dtype=torch.uint8)
     labels[:, :, 4, 4] = 1
-    trainer.step(images, labels)
+    trainer.step(Batch(images, labels, torch.arange(2), torch.zeros(2, dtype=torch.int64)))
     assert seen[0][:, 0].sum() == 6.0
     assert seen[0][:, 1].sum() == 1.0

@@ -350,7 +350,7 @@ def test_the_network_is_left_as_it_was(world, attack):
         return {name: value.clone() for name, value in net.state_dict().items()}, flags
 
     before = [state(net) for net in nets]
-    maps = list(pool_maps(pool_images(world), nets, config, CPU, "round 1"))
+    maps = [maps for _, maps in pool_maps(pool_images(world), nets, config, CPU, "round 1")]
     assert len(maps) == len(POOL)
     for net, (values, flags) in zip(nets, before, strict=True):
         now, now_flags = state(net)
@@ -392,7 +392,7 @@ def test_maps_hold_what_they_say(world, kernel):
 
 def maps_of(world, images, config):
     nets = [kept_net(0), kept_net(1)]
-    return list(pool_maps(images, nets, config, CPU, "round 1"))
+    return [maps for _, maps in pool_maps(images, nets, config, CPU, "round 1")]
 
 
 @pytest.mark.parametrize("acquisition", ["adversarial_shift", "bald", "random"])
@@ -432,7 +432,7 @@ def test_every_image_and_round_has_noise_of_its_own(world):
     config = dataclasses.replace(world.config, acquisition="random")
     nets, images = [make_net(0)], pool_images(world)
     first, second = (
-        [maps.scores for maps in pool_maps(images, nets, config, CPU, f"round {index}")]
+        [maps.scores for _, maps in pool_maps(images, nets, config, CPU, f"round {index}")]
         for index in (1, 2)
     )
     different = [*first, *second]
