@@ -245,7 +245,8 @@ def _check_values(config: Config) -> None:
     demand(good, "losses_others", "empty, or weights of 0 or more, one above 0, like bce=1")
     demand(config.vote_sigma > 0, "vote_sigma", "above 0")
     demand(config.vote_kernel % 2 == 1 and config.vote_kernel > 0, "vote_kernel", "odd")
-    demand(config.snapshots <= config.epochs, "snapshots", f"at most epochs ({config.epochs})")
+    rule = f"at most epochs ({config.epochs}): give both"
+    demand(config.snapshots <= config.epochs, "snapshots", rule)
     for name, known in {
         "label_mode": ("pixel", "region", "region_mask"),
         "optimizer": ("adamw", "sgd"),
@@ -272,6 +273,7 @@ def _check_groups(config: Config) -> None:
             listed = ", ".join(filter(None, known))
             raise UserError(f"--{name} {value}: must be one of {listed}{closest(value, known)}")
     masked = config.triplet and config.triplet_of != "image"
+    off = {"contrast": 0, "classify": 0, "classify_masked": 0, "triplet": 0, "triplet_of": "image"}
     for name, on, other, there in (
         ("relation", config.relation != "none", "grouped", config.grouped),
         ("contrast", config.contrast, "relation", config.relation != "none"),
@@ -284,8 +286,8 @@ def _check_groups(config: Config) -> None:
         if on and not there:
             value = getattr(config, name)
             raise UserError(
-                f"--{name} {value} has no meaning without {other}: give --{other}, too, or leave "
-                f"--{name} away"
+                f"--{name} {value} has no meaning without {other}: give --{other}, too, or turn it "
+                f"off by --{name} {off.get(name, 'none')}"
             )
 
 
@@ -494,10 +496,14 @@ def save(config: Config) -> Path:
 
 
 def _check_sets(config: Config) -> None:
-    """Raise `UserError` if the data root, or an image of one of its named sets, is missing."""
+    """Raise `UserError` if the data root or a named set is missing, or lacks groups it needs."""
     from datasets.index import list_set, list_sets, split_set_names
 
-    list_sets(config.data_root, config.trainset)
+    samples = list_sets(config.data_root, config.trainset)
+    if config.grouped:
+        from datasets.groups import list_groups, require_two_groups
+
+        require_two_groups(list_groups(samples).names, config.batch_size)
     for name in split_set_names(config.testsets) if config.testsets else []:
         list_set(config.data_root, name)
 
@@ -533,6 +539,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         value = getattr(config, name)
         print(int(value) if isinstance(value, bool) else value)
     if args.diff:
+        if not (config.run_folder / "config.json").exists():
+            raise UserError(f"{config.run_folder}: no such trial: check --trial and --runs")
         other = from_dict(read_json(args.diff), args.diff)
         for name, (theirs, mine) in differences(other, config).items():
             print(f"{name}: {theirs} there, {mine} here")

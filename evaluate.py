@@ -129,7 +129,7 @@ def score_checkpoint(
         if place.is_held_out(set_name):
             scored.rows.append(row | score_validation(config, place, checkpoint))
             continue
-        pairs, missing = find_pairs(place, checkpoint, set_name, options.allow_missing)
+        pairs, missing, extra = find_pairs(place, checkpoint, set_name, options.allow_missing)
         what = f"{checkpoint} on {set_name}"
         if not pairs:
             print(f"{what}: nothing to score: left out of all tables")
@@ -139,7 +139,8 @@ def score_checkpoint(
         if kept.resized:
             print(f"{what}: {kept.resized} maps were resized to their masks")
         scores, cell = kept.scores(options.metrics), (checkpoint, set_name)
-        notes = {"convention": kept.convention, "missing": missing, "resized": kept.resized}
+        notes = {"convention": kept.convention, "missing": missing, "extra": extra}
+        notes["resized"] = kept.resized
         scored.rows.append({**row, "images": len(pairs), **scores.result(), **notes})
         scored.scores[cell] = scores
         if options.per_image or options.worst:

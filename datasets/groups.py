@@ -62,7 +62,7 @@ class GroupSampler(Sampler):
             UserError: fewer than two groups, images outside the group folders, or a batch that
                 cannot hold two images of each of two groups.
         """
-        _check_groups(groups.names, batch_size)
+        require_two_groups(groups.names, batch_size)
         self.seed = seed
         self.epoch = 0
         self.members = groups.members()
@@ -125,7 +125,7 @@ class GroupSampler(Sampler):
         return np.ones(len(left), bool)
 
 
-def _check_groups(names: Sequence[tuple[str, str]], batch_size: int) -> None:
+def require_two_groups(names: Sequence[tuple[str, str]], batch_size: int) -> None:
     """Raise `UserError` where batches of two groups cannot be made."""
     for set_name, group in names:
         if not group:

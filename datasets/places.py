@@ -58,8 +58,11 @@ class Place:
 
 def find_pairs(
     place: Place, checkpoint: str, set_name: str, allow_missing: bool
-) -> tuple[list[Pair], int]:
-    """Return maps and masks of a set, in byte order of name, and the number of those left out.
+) -> tuple[list[Pair], int, int]:
+    """Return maps and masks of a set, in byte order of name.
+
+    Also how many images were left out for want of a map or a mask, and how many maps belong to
+    no image of the set.
 
     Of a trial, the images say what belongs to the set; of other maps, the masks do.
 
@@ -82,7 +85,7 @@ def find_pairs(
     if len(pairs) < len(paired.pairs):
         without = [pair.name for pair in paired.pairs if not pair.mask.exists()]
         tell_missing(folder, "masks", without, len(masks), allow_missing)
-    return pairs, len(masks) - len(pairs)
+    return pairs, len(masks) - len(pairs), len(paired.extra)
 
 
 def tell_missing(
@@ -142,7 +145,9 @@ def list_checkpoints(place: Place, sets: Sequence[str]) -> list[str]:
         UserError: there is none, or a name is not UTF-8.
     """
     if place.plain:
-        return [place.predictions.resolve().name]
+        maps = place.predictions.resolve()
+        # MAPS/<method>/<SET> by MASKS/<SET>: the set's name would say nothing of the method.
+        return [maps.parent.name if maps.name == place.masks.resolve().name else maps.name]
     ours = {place.out.resolve() / name for name in RESULTS}
     folders = [path for path in _folders(place.predictions) if path.resolve() not in ours]
     check_utf8([path.name for path in folders], place.predictions)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from time import perf_counter
+from threading import Thread
+from time import perf_counter, sleep
 
 import cv2
 import numpy as np
@@ -130,8 +132,22 @@ def make_pool(workers: int) -> ProcessPoolExecutor:
     """Return processes to score maps; they start when they are first needed."""
     # Spawned, not forked: OpenCV's threads do not survive a fork.
     return ProcessPoolExecutor(
-        max(workers, 1), mp_context=get_context("spawn"), initializer=prepare_process
+        max(workers, 1), mp_context=get_context("spawn"), initializer=prepare_worker
     )
+
+
+def prepare_worker() -> None:
+    """Fit a process of the pool to its work: it ends when its parent does, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the parent to tell
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    prepare_process()
+
+
+def _end_with(parent: int) -> None:
+    """Wait until the parent is gone: a killed one cannot stop the pool."""
+    while os.getppid() == parent:
+        sleep(1)
+    os._exit(1)
 
 
 def prepare_process() -> None:

@@ -530,3 +530,21 @@ def test_the_command_line_tells_faults_in_one_line(runs):
     assert done.returncode == 2
     assert done.stdout == ""
     assert re.fullmatch(r"error: argument --losses_points: weight 'x' [^\n]*\n", done.stderr)
+
+
+def test_a_difference_to_a_trial_that_is_not_there_is_refused(tmp_path):
+    save(Config(runs=str(tmp_path), trial="a", data_root="D", trainset="T"))
+    other = str(tmp_path / "a" / "config.json")
+    with pytest.raises(UserError, match="no such trial: check --trial and --runs"):
+        settings.main([*MINE, "--runs", str(tmp_path), "--trial", "zzz", "--diff", other])
+
+
+def test_differences_to_another_trial_are_told(tmp_path, capsys):
+    for name, epochs in (("a", 7), ("b", 8)):
+        save(Config(runs=str(tmp_path), trial=name, data_root="D", trainset="T", epochs=epochs))
+    other = str(tmp_path / "b" / "config.json")
+    settings.main(["--runs", str(tmp_path), "--trial", "a", "--diff", other])
+    assert capsys.readouterr().out.splitlines() == [
+        "trial: b there, a here",
+        "epochs: 8 there, 7 here",
+    ]

@@ -370,3 +370,26 @@ def test_validation_sees_whole_groups(grouped: list[str], network: SaliencyNet) 
     mixed = train.Validation(flat, RunFolder(config.run_folder), "dense", samples)
     assert errors[0] == pytest.approx(errors[1], abs=1e-6)
     assert abs(mixed.error(network, CPU) - errors[0]) > 1e-5
+
+
+def test_groups_that_cannot_be_trained_on_are_told_before_anything_is_asked(
+    sample_root: Path, tmp_path: Path
+) -> None:
+    where = [
+        "--runs",
+        str(tmp_path),
+        "--data_root",
+        str(sample_root),
+        "--preset",
+        "gconet",
+        "--save",
+    ]
+    flat = ["--trial", "flat", "--trainset", "SAMPLE-TR"]
+    few = ["--trial", "few", "--trainset", TRAIN, "--batch_size", "3"]
+    for flags, told in (
+        (flat, "outside group folders"),
+        (few, "--batch_size 3: must be at least 4"),
+    ):
+        with pytest.raises(UserError, match=told):
+            settings.main([*where, *flags])
+    assert not list(tmp_path.iterdir())

@@ -310,6 +310,7 @@ def test_missing_and_extra_maps(
     assert "1 of 6 maps are missing" in told
     perfect, poor = rows_of(out / "scores.csv")
     assert (poor["images"], poor["missing"], float(poor["MAE"])) == ("5", "1", 0)
+    assert (poor["extra"], perfect["extra"]) == ("1", "0")
     assert (perfect["images"], perfect["missing"]) == ("6", "0")
     for path in (maps / "poor/SAMPLE-TE").iterdir():
         path.unlink()
@@ -347,7 +348,7 @@ def test_a_plain_folder_of_maps_beside_a_plain_folder_of_masks(
         evaluate.main(flags)
     assert evaluate.main([*flags, "--out", str(tmp_path / "plain"), "--worst", "1"]) == 0
     (row,) = rows_of(tmp_path / "plain/scores.csv")
-    assert row["images"] == "6"
+    assert (row["checkpoint"], row["images"]) == ("poor", "6")
     assert float(row["MAE"]) == pytest.approx(1 / 6, abs=1e-6)
     with pytest.raises(UserError, match="belong together"):
         evaluate.main(flags[:2])

@@ -261,7 +261,10 @@ def choose(rows: Sequence[Row], metric: str, on_test: bool) -> str:
             if on_test
             else f"the validation points, which give {', '.join(POINT_METRICS)} (or use --on_test)"
         )
-        raise UserError(f"no checkpoint has {metric} on {where}: run evaluate.py first")
+        remedy = "run evaluate.py first"
+        if not on_test and metric not in POINT_METRICS:
+            remedy = "choose one of these"
+        raise UserError(f"no checkpoint has {metric} on {where}: {remedy}")
     return found[0].checkpoint
 
 

@@ -22,6 +22,9 @@ Row = Mapping[str, Any]
 MISSING = "-"
 """What stands where a method has no value."""
 
+FEWER = "†"
+"""Stands behind a score of fewer images than other methods have: it is shown, not ranked."""
+
 BEST, SECOND, OTHER = 1, 2, 0
 
 _LATEX = {
@@ -89,6 +92,8 @@ def markdown_table(
     caption = (
         f"Saliency scores, convention {_markdown(convention)}. Images: {images}. "
         "**Best**, *second best*; ↑ higher is better, ↓ lower is better."
+        + f" {FEWER} of fewer images, not ranked."
+        * _has_fewer(grid)
     )
     return "\n".join([caption, "", *(f"| {' | '.join(line)} |" for line in text)]) + "\n"
 
@@ -118,7 +123,10 @@ def latex_table(
     rules = [rf"\cmidrule(lr){{{first}-{first + span - 1}}}" for first in first_columns]
     heads = [rf"\scriptsize {name}\,{_arrow(name, latex=True)}" for name in metrics]
     body = [
-        [_latex(method), *(marks[rank] % text for text, rank in cells)]
+        [
+            _latex(method),
+            *(marks[rank] % text.replace(FEWER, r"$^{\dagger}$") for text, rank in cells),
+        ]
         for method, cells in grid.lines
     ]
     images = ", ".join(f"{_latex(name)} {number}" for name, number in grid.sets.items())
@@ -128,7 +136,9 @@ def latex_table(
         r"\centering",
         r"\setlength{\belowcaptionskip}{4pt}",
         rf"\caption{{Saliency scores, convention {_latex(convention)}. Images: {images}. "
-        r"Best values bold, second best underlined.}",
+        r"Best values bold, second best underlined."
+        + r" $^{\dagger}$ Of fewer images, not ranked." * _has_fewer(grid)
+        + "}",
         r"\setlength{\tabcolsep}{3pt}%",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{l{'c' * (span * len(grid.sets))}}}",
@@ -163,15 +173,30 @@ def lay_out(rows: Sequence[Row], metrics: Sequence[str], decimals: int) -> Grid:
         found[key] = row
         images.setdefault(row["set"], {})[str(row.get("images", ""))] = None
     columns = []
-    for name in images:
+    for name, numbers in images.items():
         there = [found.get((*method, name), {}) for method in names]
-        columns += [_ranked([row.get(m) for row in there], m, decimals) for m in metrics]
+        most = max(map(_count, numbers))
+        whole = [_count(row.get("images", "")) == most for row in there]
+        for metric in metrics:
+            ranked = _ranked(
+                [row.get(metric) if all_ else None for row, all_ in zip(there, whole, strict=True)],
+                metric,
+                decimals,
+            )
+            rows_and_cells = zip(there, whole, ranked, strict=True)
+            columns.append(
+                [c if w else _unranked(r.get(metric), decimals) for r, w, c in rows_and_cells]
+            )
     return Grid(
         # Methods scored on different numbers of images: all numbers, for the reader to see.
         sets={name: "/".join(filter(None, seen)) or MISSING for name, seen in images.items()},
         metrics=metrics,
         lines=list(zip(names.values(), zip(*columns, strict=True), strict=True)),
     )
+
+
+def _has_fewer(grid: Grid) -> bool:
+    return any(text.endswith(FEWER) for _, cells in grid.lines for text, _ in cells)
 
 
 def method_names(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
@@ -213,6 +238,16 @@ def _ranked(values: Sequence[Any], metric: str, decimals: int) -> list[tuple[str
     order = sorted(set(numbers), reverse=metric not in LOWER_IS_BETTER)
     ranks = dict(zip(order, (BEST, SECOND), strict=False))
     return [(text, OTHER if text == MISSING else ranks.get(float(text), OTHER)) for text in texts]
+
+
+def _unranked(value: Any, decimals: int) -> tuple[str, int]:
+    """Return text and rank of a value that comes of fewer images than the others."""
+    text = shown(value, decimals)
+    return (text if text == MISSING else text + FEWER, OTHER)
+
+
+def _count(images: Any) -> int:
+    return int(images) if str(images).isdecimal() else 0
 
 
 def _arrow(metric: str, latex: bool = False) -> str:

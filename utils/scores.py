@@ -15,9 +15,9 @@ BUDGET = ("points", "labelled_percent", "region_error", "label_mode")
 if each answer is spread over its superpixel (whether or not the training did so); how labels were
 made of answers (``region_mask`` leaks the mask)."""
 
-NOTES = ("convention", "missing", "resized")
-"""What the scores are by (`utils.metrics.CONVENTIONS`); images left out for want of a map; maps
-that were of another size than their masks."""
+NOTES = ("convention", "missing", "extra", "resized")
+"""What the scores are by (`utils.metrics.CONVENTIONS`); images left out for want of a map or a
+mask; maps left out for want of an image; maps that were of another size than their masks."""
 
 COLUMNS = ("trial", "checkpoint", "set", "images", *METRICS, "arm", "round", *BUDGET, *NOTES)
 

@@ -300,3 +300,47 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     assert sorted(done) == sorted(set(marks.tolist()) - held)
     assert kept.tallies.tobytes() == undisturbed.tallies.tobytes()
     assert read_tallies(log).tallies.tobytes() == kept.tallies.tobytes()
+
+
+ORPHANS = """
+import sys
+sys.path.insert(0, {tests!r})
+from datasets.scoring import make_pool
+from test_scoring import pause
+if __name__ == "__main__":
+    with make_pool(2) as pool:
+        working = [pool.submit(pause, {folder!r}) for _ in range(2)]
+        working[0].result()
+"""
+
+
+def pause(folder: str) -> None:
+    """Note this process, and work for long."""
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(120)
+
+
+def is_running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_no_process_outlives_a_killed_evaluation(tmp_path: Path) -> None:
+    noted = tmp_path / "pids"
+    noted.mkdir()
+    script = tmp_path / "main.py"
+    script.write_text(ORPHANS.format(tests=str(Path(__file__).parent), folder=str(noted)))
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    process = subprocess.Popen([sys.executable, str(script)], cwd=root, env=environment)
+    deadline = time.monotonic() + 60
+    while len(list(noted.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    workers = [int(path.name) for path in noted.iterdir()]
+    assert len(workers) == 2
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_running, workers))

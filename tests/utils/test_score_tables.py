@@ -136,14 +136,25 @@ def test_methods_down_and_sets_across_in_order_of_appearance():
     assert cells[2:] == [["b", "*.100*", "**.400**"], ["a", "**.200**", "*.300*"]]
 
 
+def test_a_method_of_fewer_images_is_shown_and_not_ranked():
+    rows = [row("few", "X", S=0.9, images=3), row("b", "X", S=0.2), row("c", "X", S=0.3)]
+    text = markdown_table(rows, ["S"], "raw")
+    assert markdown_cells(text)[2:] == [["few", ".900†"], ["b", "*.200*"], ["c", "**.300**"]]
+    table = latex_table(rows, ["S"], "raw")
+    assert r".900$^{\dagger}$" in table
+    assert r"$^{\dagger}$ Of fewer images" in table
+    assert "dagger" not in latex_table(rows[1:], ["S"], "raw")
+
+
 def test_a_method_without_a_set_and_sets_of_unequal_size():
     rows = [row("a", "X", S=0.1, images=3), row("b", "X", S=0.2, images=4), row("a", "Y", S=0.5)]
     text = markdown_table(rows, ["S", "wF"], "raw")
     assert "Images: X 3/4, Y 5." in text
     assert markdown_cells(text)[2:] == [
-        ["a", "*.100*", "-", ".500", "-"],
-        ["b", "**.200**", "-", "-", "-"],
+        ["a", ".100†", "-", ".500", "-"],
+        ["b", ".200", "-", "-", "-"],
     ]
+    assert "† of fewer images, not ranked" in text
     assert "Images: X 3/4." in markdown_table([*rows[:2], row("c", images="")], ["S"], "raw")
     assert "Images: X -." in latex_table([row(images="", S=1)], ["S"], "raw")
 
