@@ -177,16 +177,7 @@ def lay_out(rows: Sequence[Row], metrics: Sequence[str], decimals: int) -> Grid:
         there = [found.get((*method, name), {}) for method in names]
         most = max(map(_count, numbers))
         whole = [_count(row.get("images", "")) == most for row in there]
-        for metric in metrics:
-            ranked = _ranked(
-                [row.get(metric) if all_ else None for row, all_ in zip(there, whole, strict=True)],
-                metric,
-                decimals,
-            )
-            rows_and_cells = zip(there, whole, ranked, strict=True)
-            columns.append(
-                [c if w else _unranked(r.get(metric), decimals) for r, w, c in rows_and_cells]
-            )
+        columns += [_ranked([row.get(m) for row in there], whole, m, decimals) for m in metrics]
     return Grid(
         # Methods scored on different numbers of images: all numbers, for the reader to see.
         sets={name: "/".join(filter(None, seen)) or MISSING for name, seen in images.items()},
@@ -229,21 +220,23 @@ def shown(value: Any, decimals: int = 3) -> str:
     return re.sub(r"^(-?)0\.", r"\1.", f"{number:.{decimals}f}")
 
 
-def _ranked(values: Sequence[Any], metric: str, decimals: int) -> list[tuple[str, int]]:
-    """Return text and rank of the values of one column."""
+def _ranked(
+    values: Sequence[Any], whole: Sequence[bool], metric: str, decimals: int
+) -> list[tuple[str, int]]:
+    """Return text and rank of the values of one column; those not of all images have no rank."""
     texts = [shown(value, decimals) for value in values]
-    numbers = [float(text) for text in texts if text != MISSING]
-    if len(numbers) < 2:
-        return [(text, OTHER) for text in texts]
-    order = sorted(set(numbers), reverse=metric not in LOWER_IS_BETTER)
-    ranks = dict(zip(order, (BEST, SECOND), strict=False))
-    return [(text, OTHER if text == MISSING else ranks.get(float(text), OTHER)) for text in texts]
-
-
-def _unranked(value: Any, decimals: int) -> tuple[str, int]:
-    """Return text and rank of a value that comes of fewer images than the others."""
-    text = shown(value, decimals)
-    return (text if text == MISSING else text + FEWER, OTHER)
+    ranked = [is_whole and text != MISSING for text, is_whole in zip(texts, whole, strict=True)]
+    numbers = {float(text) for text, has_rank in zip(texts, ranked, strict=True) if has_rank}
+    ranks: dict[float, int] = {}
+    if sum(ranked) > 1:
+        order = sorted(numbers, reverse=metric not in LOWER_IS_BETTER)
+        ranks = dict(zip(order, (BEST, SECOND), strict=False))
+    return [
+        (text, ranks.get(float(text), OTHER))
+        if has_rank
+        else (text if text == MISSING else text + FEWER, OTHER)
+        for text, has_rank in zip(texts, ranked, strict=True)
+    ]
 
 
 def _count(images: Any) -> int:
