@@ -272,22 +272,25 @@ def _check_groups(config: Config) -> None:
         if value not in known:
             listed = ", ".join(filter(None, known))
             raise UserError(f"--{name} {value}: must be one of {listed}{closest(value, known)}")
-    masked = config.triplet and config.triplet_of != "image"
-    off = {"contrast": 0, "classify": 0, "classify_masked": 0, "triplet": 0, "triplet_of": "image"}
-    for name, on, other, there in (
-        ("relation", config.relation != "none", "grouped", config.grouped),
-        ("contrast", config.contrast, "relation", config.relation != "none"),
-        ("classify", config.classify, "grouped", config.grouped),
-        ("classify_masked", config.classify_masked, "classify", config.classify),
-        ("triplet", config.triplet, "classify", config.classify),
-        ("triplet_of", masked, "classify_masked", config.classify_masked),
-        ("binarise", config.binarise in ("refiner", "both"), "refiner", config.refiner != "none"),
+    refines = config.refiner != "none" or config.binarise == "decoder"
+    for name, other, there in (
+        ("relation", "grouped", config.grouped),
+        ("contrast", "relation", config.relation != "none"),
+        ("classify", "grouped", config.grouped),
+        ("classify_masked", "classify", config.classify),
+        ("mask_operation", "classify_masked", config.classify_masked),
+        ("triplet", "classify", config.classify),
+        ("triplet_of", "triplet", config.triplet),
+        ("triplet_of", "classify_masked", config.classify_masked),
+        ("triplet_margin", "triplet", config.triplet),
+        ("binarise", "refiner", refines),
+        ("binarise_k", "binarise", config.binarise != "none"),
     ):
-        if on and not there:
-            value = getattr(config, name)
+        value, off = getattr(config, name), FIELDS[name].default
+        if value != off and not there:
             raise UserError(
                 f"--{name} {value} has no meaning without {other}: give --{other}, too, or turn it "
-                f"off by --{name} {off.get(name, 'none')}"
+                f"off by --{name} {off}"
             )
 
 
@@ -416,14 +419,33 @@ def resolve(flags: dict[str, Any]) -> Config:
     # The folder of runs may have been moved since: it is where this file was found.
     follow = _changed_preset(saved, flags.get("preset", saved.preset))
     config = dataclasses.replace(saved, **{"runs": defaults.runs, **follow, **flags})
-    changed = {k: v for k, v in differences(saved, config).items() if k not in FREE}
+    changed = _told(saved, config)
     if changed and _has_begun(path.parent):
-        listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
         raise UserError(
-            f"{path}: the trial began with other settings ({listed}): give the trial another "
+            f"{path}: the trial began with other settings ({changed}): give the trial another "
             "name, or delete its folder to begin anew"
         )
     return config
+
+
+def require_same(config: Config, trained_with: dict[str, Any], checkpoint: Path) -> None:
+    """Check that a training may go on from a checkpoint.
+
+    Raises:
+        UserError: it was trained with other settings; tells the difference.
+    """
+    theirs = dataclasses.replace(from_dict(trained_with, str(checkpoint)), trial=config.trial)
+    if changed := _told(theirs, config):
+        raise UserError(
+            f"{checkpoint}: trained with other settings ({changed}): give the trial these, or "
+            "delete the file to train anew"
+        )
+
+
+def _told(old: Config, new: Config) -> str:
+    """Tell the fields that differ and may not change while a trial runs; empty: none."""
+    changed = {k: v for k, v in differences(old, new).items() if k not in FREE}
+    return ", ".join(f"{name} {before} -> {after}" for name, (before, after) in changed.items())
 
 
 def _start(preset: str, sample: bool) -> dict[str, Any]:

@@ -232,6 +232,8 @@ class Trainer:
         config, device = self.config, self.machine.device
         last = self.run.checkpoint(self.arm, self.round, "last")
         state = load_checkpoint(last, ("model", "config", "training")) if last.exists() else None
+        if state is not None:
+            settings.require_same(config, state["config"], last)
         earlier = self.run.checkpoint(self.arm, self.round - 1, "last") if self.round else None
         warm = config.warm_start and self.arm != "dense" and earlier is not None and state is None
         source = "none" if state is not None or warm else config.backbone_weights

@@ -16,6 +16,7 @@ from utils.errors import UserError, closest
 
 IMAGES_FOLDER = "images"
 MASKS_FOLDER = "gts"
+_LEAST_IN_GROUP = 2  # to train on: a group of one image has nothing in common with itself
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
@@ -137,8 +138,9 @@ def split_train_validation(
 ) -> tuple[list[Sample], list[Sample]]:
     """Set some images aside for validation, by a hash of the seed and the image's name.
 
-    Whether an image is set aside depends on no other image, except that of two images or more
-    at least one goes to each side. The order of ``samples`` is kept.
+    Whether an image is set aside depends on no other image, but for two rules: a co-salient group
+    keeps two images to train on, where it has them, and of two images or more at least one goes to
+    each side. The order of ``samples`` is kept.
 
     Args:
         samples: images to split.
@@ -157,8 +159,12 @@ def split_train_validation(
         return list(samples), []
     places = [_place(seed, sample.name) for sample in samples]
     threshold = min(max(fraction, min(places)), sorted(places)[-2])
-    train = [s for s, place in zip(samples, places, strict=True) if place > threshold]
-    validation = [s for s, place in zip(samples, places, strict=True) if place <= threshold]
+    held_out = {index for index, place in enumerate(places) if place <= threshold}
+    for members in _groups(samples).values():
+        held_out.difference_update(sorted(members, key=places.__getitem__)[-_LEAST_IN_GROUP:])
+    held_out = held_out or {places.index(min(places))}
+    train = [sample for index, sample in enumerate(samples) if index not in held_out]
+    validation = [sample for index, sample in enumerate(samples) if index in held_out]
     return train, validation
 
 
@@ -168,6 +174,15 @@ def list_split(
     """List some sets and split them: ``(train, validation)``; errors as in `list_sets`."""
     samples = list_sets(data_root, set_names_joined)
     return split_train_validation(samples, fraction, seed)
+
+
+def _groups(samples: Sequence[Sample]) -> dict[tuple[str, str], list[int]]:
+    """Return the places of each co-salient group's images; images in no folder are in none."""
+    members: dict[tuple[str, str], list[int]] = {}
+    for index, sample in enumerate(samples):
+        if sample.group:
+            members.setdefault((sample.set, sample.group), []).append(index)
+    return members
 
 
 def _place(seed: int, name: str) -> float:

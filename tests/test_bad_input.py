@@ -154,6 +154,21 @@ def test_checkpoints_of_another_architecture_damaged_or_foreign(
     fails("test", [*base, str(tmp_path / "none.pth")], capsys, "none.pth", "no such")
 
 
+def test_a_checkpoint_of_other_switches_is_not_trained_on(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main([*tiny, "--arm", "dense"])
+    folder = Path(tiny[tiny.index("--runs") + 1]) / "tiny/dense"
+    last = folder / "checkpoints/last.pth"
+    state = load_checkpoint(last)
+    switched = {"grouped": True, "relation": "mha", "trial": "another", "workers": 3}
+    save_checkpoint(last, {**state, "config": {**state["config"], **switched}})
+    (folder / "trained.json").unlink()
+    told = "grouped True -> False, relation mha -> none):"
+    fails("train", [*tiny, "--arm", "dense"], capsys, "last.pth", told)
+    assert load_checkpoint(last)["config"]["relation"] == "mha"
+
+
 def test_stages_in_the_wrong_order_say_what_to_run(
     tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,8 +109,11 @@ NEEDS = {
     "classify": "--grouped",
     "classify_masked": "--grouped --classify 0.5",
     "triplet": "--grouped --classify 0.5",
+    "mask_operation": "--grouped --classify 0.5 --classify_masked 0.5",
     "triplet_of": "--grouped --classify 0.5 --classify_masked 0.5 --triplet 0.5",
+    "triplet_margin": "--grouped --classify 0.5 --triplet 0.5",
     "binarise": "--refiner map",
+    "binarise_k": "--binarise decoder",
     "data_root": "--data_root data/mine --trainset MINE",
 }
 
@@ -286,6 +289,9 @@ SPREAD = ["--rounds", "5", "--points_per_image", "10", "--points_per_round"]
             "--triplet_of both has no meaning without classify_masked:",
         ),
         (["--binarise", "both"], "--binarise both has no meaning without refiner:"),
+        (["--binarise_k", "50"], "--binarise_k 50.0 .* without binarise: .*_k 300"),
+        (["--mask_operation", "c"], "--mask_operation c .* without classify_masked"),
+        (["--triplet_margin", "1"], "--triplet_margin 1.0 has no meaning without triplet:"),
         (["--preset", "gconet", "--no-grouped"], "--relation gam has no meaning without grouped"),
     ],
 )

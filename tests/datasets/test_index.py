@@ -185,6 +185,30 @@ def test_split_is_the_same_on_every_machine():
     assert [s.name for s in validation] == [f"{i}.jpg" for i in (7, 8, 17, 20, 21, 22)]
 
 
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=8), st.floats(0.05, 0.95), st.integers(0, 99)
+)
+def test_split_leaves_each_group_two_images_to_train_on(sizes, fraction, seed):
+    samples = [
+        Sample(f"{number}/{i}.jpg", None, None, "S", str(number))
+        for number, size in enumerate(sizes)
+        for i in range(size)
+    ]
+    flat = [Sample(s.name, None, None, "S", "") for s in samples]
+    train, held_out = split_train_validation(samples, fraction, seed)
+    assert [s for s in samples if s in train] == train
+    assert sorted(s.name for s in train + held_out) == sorted(s.name for s in samples)
+    left = [sum(s.group == str(number) for s in train) for number in range(len(sizes))]
+    if len(samples) > 1:
+        assert held_out
+        short = [n for n, size in zip(left, sizes, strict=True) if n < min(2, size)]
+        assert not short or (len(held_out) == 1 and short in ([0], [1]))
+    # Nothing is held out that would not be without groups, but for the one that must be.
+    _, plain = split_train_validation(flat, fraction, seed)
+    extra = {s.name for s in held_out} - {s.name for s in plain}
+    assert len(extra) == 0 or (len(held_out) == 1 and max(sizes) <= 2)
+
+
 def test_split_ends():
     one, many = samples_of(["a"]), samples_of("abcd")
     assert split_train_validation(one, 0.5, 0) == (one, [])
