@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -88,6 +89,9 @@ class Config:
     )
     losses_points: Weights = knob(
         {"bce": 1.0, "iou": 1.0, "coherence": 0.3}, "losses and weights for points"
+    )
+    losses_pseudo: Weights = knob(
+        {}, "losses on pseudo labels, the maps of earlier snapshots, beside those on points"
     )
     match_classes: bool = knob(
         True, "weight the two classes of asked points to their shares among the first, random ones"
@@ -240,9 +244,15 @@ def _check_values(config: Config) -> None:
         weights = getattr(config, name).values()
         good = all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0
         demand(good, name, "weights of 0 or more, one above 0, like bce=1+iou=0.5")
-    others = config.losses_others.values()
-    good = all(0 <= weight < math.inf for weight in others) and (not others or sum(others) > 0)
-    demand(good, "losses_others", "empty, or weights of 0 or more, one above 0, like bce=1")
+    for name in ("losses_others", "losses_pseudo"):
+        given = getattr(config, name).values()
+        good = not given or (all(0 <= weight < math.inf for weight in given) and sum(given) > 0)
+        demand(good, name, "empty, or weights of 0 or more, one above 0, like bce=1")
+    if config.losses_pseudo and config.rounds == config.snapshots == 1:
+        raise UserError(
+            "--losses_pseudo: pseudo labels are the maps of earlier snapshots, and one round of "
+            "one snapshot has none: give more --rounds or --snapshots, or turn it off by ''"
+        )
     demand(config.vote_sigma > 0, "vote_sigma", "above 0")
     demand(config.vote_kernel % 2 == 1 and config.vote_kernel > 0, "vote_kernel", "odd")
     rule = f"at most epochs ({config.epochs}): give both"
@@ -322,7 +332,8 @@ def check_names(config: Config) -> None:
     look_up(BACKBONES, config.backbone, "backbone")
     look_up(ATTACKS, config.attack, "attack")
     look_up(DIVERSITY, config.diversity, "diversity rule")
-    for name in (*config.losses_dense, *config.losses_points, *config.losses_others):
+    names = (config.losses_dense, config.losses_points, config.losses_others, config.losses_pseudo)
+    for name in itertools.chain(*names):
         look_up(LOSSES, name, "loss")
     acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
     if acquisition.needs_attack and config.attack == "none":

@@ -28,19 +28,20 @@ from datasets.index import Sample, list_split
 from datasets.points import read_answers, read_points
 from datasets.superpixels import SuperpixelCache, read_label_map, spread
 from datasets.training import Batch, Labels, MaskLabels, PointLabels, TrainingSet, make_loader
-from losses import Supervision
+from losses import Supervision, total_loss
 from losses.groups import adversarial_discriminator
 from losses.objective import Objective
+from losses.supervision import pseudo_labels
 from models import SaliencyNet, build_model
 from models.discriminator import Discriminator
-from models.group_view import view_group
-from models.stored import parts_of
+from models.ensemble import mean_maps
+from models.stored import load_model, parts_of
 from utils.checkpoints import load_checkpoint, load_weights_into, save_checkpoint
 from utils.device import Machine, choose_machine, worker_count
 from utils.errors import UserError, run_script
 from utils.files import write_json
 from utils.logs import TrainingLog
-from utils.run_folder import ARMS, RunFolder
+from utils.run_folder import ARMS, RunFolder, snapshot_name
 from utils.schedule import cyclic_cosine, snapshot_epochs
 from utils.seeding import random_state, restore_random_state, seed_everything
 
@@ -86,6 +87,12 @@ def class_weights(run: RunFolder, arm: str, last_round: int) -> tuple[float, flo
     return (1 - true) / (1 - asked), true / asked
 
 
+def look_together(config: Config, samples: Sequence[Sample]) -> list[list[int]]:
+    """Return the places of the images that are looked at together: the groups, or all."""
+    members = list_groups(samples).members() if config.grouped else [range(len(samples))]
+    return [[int(index) for index in group] for group in members]
+
+
 class Validation:
     """The held-out images, known by points or by masks: the mean absolute error of their maps.
 
@@ -96,8 +103,7 @@ class Validation:
     def __init__(self, config: Config, run: RunFolder, arm: str, samples: Sequence[Sample]) -> None:
         self.images = ResizedImages(samples, config.size, config.cache_mb, "validation")
         self.batch_size = config.batch_size
-        members = list_groups(samples).members() if config.grouped else [range(len(samples))]
-        self.groups = [[int(index) for index in group] for group in members]
+        self.groups = look_together(config, samples)
         if arm == "dense":
             masks = ResizedMasks(samples, config.size, config.cache_mb, "validation")
             labels: Labels = MaskLabels(masks)
@@ -111,21 +117,12 @@ class Validation:
         """Return the mean absolute error over all labelled pixels, in [0, 1]."""
         model.eval()
         wrong = count = 0.0
-        for group in self.groups:
-            batches = [
-                group[start : start + self.batch_size]
-                for start in range(0, len(group), self.batch_size)
-            ]
-            with machine.autocast():
-                view = view_group(model, (machine.images(self.images.batch(b)) for b in batches))
-            for indices in batches:
-                with machine.autocast():
-                    logits = view(machine.images(self.images.batch(indices))).logits
-                prob = logits.float().sigmoid()[:, 0]
-                labels = torch.stack([self.labels[index] for index in indices]).to(machine.device)
-                background, foreground = labels.float().unbind(1)
-                wrong += float((background * prob + foreground * (1 - prob)).double().sum())
-                count += float(labels.double().sum())
+        maps = mean_maps([model], self.images, self.groups, self.batch_size, machine)
+        for indices, prob in maps:
+            labels = torch.stack([self.labels[index] for index in indices]).to(machine.device)
+            background, foreground = labels.float().unbind(1)
+            wrong += float((background * prob + foreground * (1 - prob)).double().sum())
+            count += float(labels.double().sum())
         return wrong / max(count, 1.0)
 
 
@@ -187,6 +184,45 @@ def _where_labelled(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.where(labels.sum(1, keepdim=True) > 0, values, 0.5)
 
 
+class Teacher:
+    """Pseudo labels of the training images, from networks that learnt from points alone.
+
+    They are the mean map of the newest snapshots there are: those of this training, from the end of
+    its first cycle on, and before that those of the round before (self-training on the snapshots of
+    one trajectory, as in temporal ensembling, Laine and Aila, ICLR 2017). In the first cycle of the
+    first round there are none.
+    """
+
+    def __init__(
+        self, config: Config, run: RunFolder, arm: str, round_index: int, images: ResizedImages
+    ) -> None:
+        self.images = images
+        self.groups = look_together(config, images.samples)
+        self.batch_size = config.batch_size
+        shape = (len(images), config.size, config.size)
+        self.maps = torch.zeros(shape, dtype=torch.uint8).share_memory_()
+        self.own = run.snapshots(arm, round_index)
+        self.earlier = run.snapshots(arm, round_index - 1) if round_index else None
+        self.seen: list[Path] = []
+
+    def look(self, epoch: int, machine: Machine) -> None:
+        """Make the pseudo labels anew if there are snapshots that they do not know.
+
+        Args:
+            epoch: whole epochs of this training; a later snapshot was left by an interrupted one.
+            machine: where to compute.
+        """
+        own = [path for path in sorted(self.own.glob("*.pth")) if path.name <= snapshot_name(epoch)]
+        newest = own or (sorted(self.earlier.glob("*.pth")) if self.earlier else [])
+        if newest == self.seen:
+            return
+        self.seen = newest
+        models = [load_model(path, machine)[0] for path in newest]
+        maps = mean_maps(models, self.images, self.groups, self.batch_size, machine)
+        for indices, prob in maps:
+            self.maps[torch.tensor(indices)] = (prob * 255).round().to(torch.uint8).cpu()
+
+
 class Trainer:
     """One training: its network, its optimiser, and where it stands."""
 
@@ -210,10 +246,15 @@ class Trainer:
         augmentation = Augmentation(
             config.flip, config.crop, config.rotate, config.colour, config.pepper
         )
+        self.teacher = None
+        if config.losses_pseudo and arm != "dense":
+            self.teacher = Teacher(config, self.run, arm, round_index, images)
         groups = list_groups(train) if config.grouped else None
         self.classes = len(groups.names) if groups else 0
         self.loader, self.sampler = make_loader(
-            TrainingSet(images, labels, augmentation, config.seed),
+            TrainingSet(
+                images, labels, augmentation, config.seed, self.teacher and self.teacher.maps
+            ),
             config.batch_size,
             config.seed,
             worker_count(config.workers, self.machine),
@@ -284,6 +325,8 @@ class Trainer:
 
     def train_epoch(self) -> dict[str, float]:
         """Train one epoch; return the mean of the total loss and of each of its parts."""
+        if self.teacher:
+            self.teacher.look(self.epoch, self.machine)
         self.model.train()
         self.sampler.epoch = self.epoch
         sums: dict[str, torch.Tensor] = {}
@@ -331,6 +374,12 @@ class Trainer:
         total, parts = self.objective(
             found, supervision, groups, batch.classes.to(device, non_blocking=True), judged
         )
+        if self.teacher and self.teacher.seen:
+            labels = pseudo_labels(batch.pseudo.to(device, non_blocking=True), labels)
+            taught = supervision._replace(labels=labels)
+            more, values = total_loss(found.logits, taught, self.config.losses_pseudo)
+            total = total + more
+            parts |= {f"pseudo/{name}": value for name, value in values.items()}
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         if self.config.clip:
@@ -349,7 +398,7 @@ class Trainer:
         weights["classes"] = self.classes
         if self.epoch in self.snapshot_epochs:
             folder = self.run.snapshots(self.arm, self.round)
-            save_checkpoint(folder / f"epoch_{self.epoch:04d}.pth", weights)
+            save_checkpoint(folder / snapshot_name(self.epoch), weights)
         if error < self.best:
             self.best = error
             save_checkpoint(self.run.checkpoint(self.arm, self.round, "best"), weights)

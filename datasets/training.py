@@ -105,12 +105,14 @@ class Batch(NamedTuple):
         labels: uint8 (B, 2, size, size).
         indices: int64 (B,), the images' places in the set.
         classes: int64 (B,), class ids (`datasets.groups.Groups`); 0 in training without groups.
+        pseudo: uint8 (B, size, size), pseudo labels, or None where the set has none.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     indices: torch.Tensor
     classes: torch.Tensor
+    pseudo: torch.Tensor | None = None
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -118,21 +120,45 @@ class Batch(NamedTuple):
         return tuple(len(list(run)) for _, run in groupby(self.classes.tolist()))
 
 
+class Item(NamedTuple):
+    """One image as a training reads it; see `Batch`, of which it is a row."""
+
+    image: torch.Tensor
+    labels: torch.Tensor
+    index: int
+    pseudo: torch.Tensor | None
+
+
 class TrainingSet(Dataset):
-    """Augmented images with their labels; keyed by (epoch, index), and fixed by them alone."""
+    """Augmented images with their labels; keyed by (epoch, index), and fixed by them alone.
+
+    Args:
+        images: the images.
+        labels: their labels.
+        augmentation: how both are changed.
+        seed: another seed, other changes.
+        pseudo: uint8 (N, size, size), foreground from 0 to 255 as some network sees it; may be
+            changed between epochs where it lies in shared memory. None: none are read.
+    """
 
     def __init__(
-        self, images: ResizedImages, labels: Labels, augmentation: Augmentation, seed: int
+        self,
+        images: ResizedImages,
+        labels: Labels,
+        augmentation: Augmentation,
+        seed: int,
+        pseudo: torch.Tensor | None = None,
     ) -> None:
         self.images = images
         self.labels = labels
         self.augmentation = augmentation
         self.seed = seed
+        self.pseudo = pseudo
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
         rng = generator_for(self.seed, "augmentation", epoch, index)
         image, affine = self.images[index], np.eye(3)
@@ -140,7 +166,10 @@ class TrainingSet(Dataset):
             affine = random_map(self.augmentation, self.images.size, rng)
             image = change_colours(warp(image, affine), self.augmentation, rng)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        return pixels, torch.from_numpy(self.labels.at(index, affine)), index
+        pseudo = None
+        if self.pseudo is not None:
+            pseudo = torch.from_numpy(warp(self.pseudo[index].numpy(), affine))
+        return Item(pixels, torch.from_numpy(self.labels.at(index, affine)), index, pseudo)
 
 
 class EpochSampler(Sampler):
@@ -198,7 +227,8 @@ def make_loader(
     return loader, sampler
 
 
-def _collate(classes: torch.Tensor, items: list[tuple[torch.Tensor, torch.Tensor, int]]) -> Batch:
-    images, labels, numbers = zip(*items, strict=True)
+def _collate(classes: torch.Tensor, items: list[Item]) -> Batch:
+    images, labels, numbers, pseudo = zip(*items, strict=True)
     indices = torch.tensor(numbers)
-    return Batch(torch.stack(images), torch.stack(labels), indices, classes[indices])
+    maps = None if pseudo[0] is None else torch.stack(pseudo)
+    return Batch(torch.stack(images), torch.stack(labels), indices, classes[indices], maps)

@@ -25,6 +25,22 @@ class Supervision(NamedTuple):
     small_logits: Tensor | None = None
 
 
+def pseudo_labels(maps: Tensor, labels: Tensor) -> Tensor:
+    """Return labels everywhere: what was answered, and elsewhere what a network sees.
+
+    Args:
+        maps: uint8 (B, H, W), foreground from 0 to 255.
+        labels: (B, 2, H, W), see `Supervision`.
+
+    Returns:
+        (B, 2, H, W) of the labels' dtype, with the sum one at each pixel.
+    """
+    seen = maps.to(labels.dtype)[:, None] / 255
+    answers = labels.sum(1, keepdim=True)
+    told = labels / answers.where(answers > 0, answers.new_ones(()))
+    return told.where(answers > 0, torch.cat([1 - seen, seen], 1))
+
+
 def full_precision(x: Tensor) -> Tensor:
     """Return half-precision tensors as float32 and others as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

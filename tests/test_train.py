@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -13,13 +14,17 @@ import torch
 import active_learning.__main__ as asking
 import config as settings
 import train
+from datasets.cache import ResizedImages
 from datasets.images import read_mask
+from datasets.index import list_split
 from datasets.points import Point, read_points, write_points
 from datasets.training import Batch
 from losses import objective
 from models import Prediction
 from models.saliency_net import NO_PARTS
+from models.stored import load_model
 from utils.checkpoints import load_checkpoint
+from utils.device import choose_machine
 from utils.errors import UserError
 from utils.run_folder import RunFolder
 from utils.tables import read_rows
@@ -43,6 +48,12 @@ def config_of(flags: list[str]) -> settings.Config:
 
 def run_of(flags: list[str]) -> RunFolder:
     return RunFolder(config_of(flags).run_folder)
+
+
+def training_images(config: settings.Config) -> ResizedImages:
+    root, fraction = config.data_root, config.validation_fraction
+    samples, _ = list_split(root, config.trainset, fraction, config.seed)
+    return ResizedImages(samples, config.size, config.cache_mb, "training")
 
 
 def run_rounds(flags: list[str]) -> RunFolder:
@@ -86,11 +97,14 @@ def scramble_unasked(source: Path, target: Path, run: RunFolder) -> int:
     return len(asked)
 
 
-@pytest.mark.parametrize("mode", ["pixel", "region"])
+PSEUDO = ["--losses_pseudo", "bce=1+iou=1+ssim=0.5"]
+
+
+@pytest.mark.parametrize("more", [["--label_mode", "pixel"], ["--label_mode", "region"], PSEUDO])
 def test_nothing_but_the_asked_pixels_reaches_points_losses_and_weights(
-    tiny: list[str], sample_root: Path, tmp_path: Path, mode: str
+    tiny: list[str], sample_root: Path, tmp_path: Path, more: list[str]
 ) -> None:
-    flags = flag(tiny, "label_mode", mode)
+    flags = [*tiny, *more]
     run = run_rounds(flags)
     scrambled = tmp_path / "scrambled"
     asked = scramble_unasked(sample_root, scrambled, run)
@@ -136,12 +150,12 @@ def test_masks_do_change_a_dense_training(
         assert_same_training(run.root / "dense", run_of(other).root / "dense")
 
 
-@pytest.mark.parametrize("arm", ["dense", "points"])
+@pytest.mark.parametrize(("arm", "pseudo"), [("dense", []), ("points", []), ("points", PSEUDO)])
 def test_a_resumed_training_ends_as_an_undisturbed_one(
-    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, pseudo: list[str]
 ) -> None:
     flags = flag(flag(tiny, "arm", arm), "workers", 0)
-    points = ["--losses_points", "bce=1+coherence=0.3+consistency=1"]
+    points = ["--losses_points", "bce=1+coherence=0.3+consistency=1", *pseudo]
     asking.main([*tiny, *points])
     train.main([*flags, *points])
     folder = run_of(tiny).training(arm, 0)
@@ -165,6 +179,65 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
     assert not run_of(stopped).trained(arm, 0).exists()
     train.main(stopped)
     assert_same_training(folder, run_of(stopped).training(arm, 0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pseudo_labels_are_what_the_newest_snapshots_see(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """None in the first cycle of all, then the snapshots of this training, else of the last."""
+    flags = [*tiny, *PSEUDO, *"--flip 0 --crop 1 --rotate 0 --lr 0.05".split()]
+    flags = flag(flags, "workers", workers)
+    step, seen = train.Trainer.step, []
+
+    def watched(self: train.Trainer, batch: Batch) -> tuple:
+        seen.append((self.round, self.epoch, batch, bool(self.teacher.seen)))
+        total, parts = step(self, batch)
+        assert any(name.startswith("pseudo/") for name in parts) == seen[-1][3]
+        return total, parts
+
+    monkeypatch.setattr(train.Trainer, "step", watched)
+    run = run_rounds(flags)
+    taught = {(r, e): on for r, e, _, on in seen}
+    assert taught == {(0, 0): False, (0, 1): True, (1, 0): True, (1, 1): True}
+    config = config_of(flags)
+    images = training_images(config)
+    machine = choose_machine("cpu", "fp32")
+    expectations = []
+    for (r, e), source in {
+        (0, 1): ["round_00/snapshots/epoch_0001.pth"],
+        (1, 0): ["round_00/snapshots/epoch_0001.pth", "round_00/snapshots/epoch_0002.pth"],
+        (1, 1): ["round_01/snapshots/epoch_0001.pth"],
+    }.items():
+        models = [load_model(run.root / name, machine)[0] for name in source]
+        batch = next(batch for *place, batch, _ in seen if place == [r, e])
+        pixels = machine.images(images.batch(batch.indices.tolist()))
+        with torch.no_grad():
+            maps = [model(pixels).logits.sigmoid()[:, 0] for model in models]
+        expected = torch.stack(maps).mean(0) * 255
+        worst = (batch.pseudo.float() - expected).abs().max()
+        assert worst <= 0.51, (r, e)
+        expectations.append(expected)
+    # Else one of them could pass for another.
+    for one, other in itertools.combinations(expectations, 2):
+        assert one.mean() != pytest.approx(other.mean(), abs=1)
+
+
+def test_pseudo_labels_overlook_what_an_interrupted_training_left(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    """A kill between an epoch's snapshot and its last.pth leaves a snapshot of no whole epoch."""
+    flags = [*tiny, *PSEUDO]
+    run = run_rounds(flags)
+    config = config_of(flags)
+    images = training_images(config)
+    teacher = train.Teacher(config, run, "points", 1, images)
+    machine = choose_machine("cpu", "fp32")
+    names = []
+    for epoch in range(3):
+        teacher.look(epoch, machine)
+        names.append([f"{path.parts[-3]}/{path.stem[-1]}" for path in teacher.seen])
+    assert names == [["round_00/1", "round_00/2"], ["round_01/1"], ["round_01/1", "round_01/2"]]
 
 
 def test_a_finished_training_is_left_alone(tiny: list[str]) -> None:

@@ -110,6 +110,11 @@ class RunFolder:
         return self.root / "curve.png"
 
 
+def snapshot_name(epoch: int) -> str:
+    """Return the file name of the snapshot after an epoch; names sort as epochs do."""
+    return f"epoch_{epoch:04d}.pth"
+
+
 def map_of(image: str, set_name: str) -> Path:
     """Return where the map of an image lies below ``preds/<checkpoint>/``.
 

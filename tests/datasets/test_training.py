@@ -62,7 +62,7 @@ def same(one, other):
 
 
 def test_items_have_the_promised_form(images, labels):
-    pixels, counts, index = TrainingSet(images, labels, STRONG, 0)[(1, 3)]
+    pixels, counts, index, _ = TrainingSet(images, labels, STRONG, 0)[(1, 3)]
     assert pixels.shape == (3, SIZE, SIZE)
     assert counts.shape == (2, SIZE, SIZE)
     assert pixels.dtype == counts.dtype == torch.uint8
@@ -70,7 +70,7 @@ def test_items_have_the_promised_form(images, labels):
 
 
 def test_without_augmentation_items_are_the_images(samples, images, masks):
-    pixels, counts, _ = TrainingSet(images, MaskLabels(masks), NONE, 0)[(5, 2)]
+    pixels, counts, _, _ = TrainingSet(images, MaskLabels(masks), NONE, 0)[(5, 2)]
     assert np.array_equal(pixels.permute(1, 2, 0).numpy(), images[2])
     assert np.array_equal(counts[1].numpy(), masks[2] >= 128)
     # The image is RGB and upright.

@@ -1,0 +1,63 @@
+"""Mean maps: their formula, and that neither batch nor other groups change them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.ensemble import mean_maps
+from models.group_view import view_group
+from models.saliency_net import Parts, SaliencyNet
+from utils.device import choose_machine
+
+MACHINE = choose_machine("cpu", "fp32")
+
+
+class Pictures:
+    def __init__(self, count: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator).byte()
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        return self.pixels[list(indices)]
+
+
+def network(seed: int, relation: str = "none") -> SaliencyNet:
+    torch.manual_seed(seed)
+    return SaliencyNet("mobilenet_v2", 8, Parts(relation=relation)).eval()
+
+
+def maps_by_index(found: object) -> dict[int, Tensor]:
+    return {index: row for indices, prob in found for index, row in zip(indices, prob, strict=True)}
+
+
+def test_the_mean_over_networks_and_mirror_images() -> None:
+    models, pictures = [network(0), network(1)], Pictures(3)
+    found = maps_by_index(mean_maps(models, pictures, [[2, 0, 1]], 2, MACHINE, mirrored=True))
+    assert list(found) == [2, 0, 1]
+    pixels = MACHINE.images(pictures.pixels)
+    with torch.no_grad():
+        plain = sum(model(pixels).logits.sigmoid()[:, 0] for model in models) / 2
+        turned = sum(model(pixels.flip(3)).logits.sigmoid()[:, 0].flip(2) for model in models) / 2
+    torch.testing.assert_close(
+        torch.stack([found[i] for i in range(3)]), (plain + turned) / 2, atol=1e-5, rtol=0
+    )
+    assert (plain - turned).abs().max() > 1e-3
+    one = maps_by_index(mean_maps(models[:1], pictures, [[0, 1, 2]], 3, MACHINE))
+    assert not torch.allclose(one[0], plain[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_groups_are_seen_whole_and_apart(batch_size: int) -> None:
+    model, pictures = network(2, "gam"), Pictures(5)
+    groups = [[0, 3, 4], [1, 2]]
+    found = maps_by_index(mean_maps([model], pictures, groups, batch_size, MACHINE))
+    for group in groups:
+        pixels = MACHINE.images(pictures.batch(group))
+        with torch.no_grad():
+            expected = view_group(model, [pixels])(pixels).logits.sigmoid()[:, 0]
+        rows = torch.stack([found[index] for index in group])
+        torch.testing.assert_close(rows, expected, atol=1e-5, rtol=0)
