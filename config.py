@@ -82,6 +82,11 @@ class Config:
     weight_decay: float = knob(1e-4, "weight decay (not of biases and norms)")
     clip: float = knob(1.0, "largest norm of the gradient; 0: not clipped")
     snapshots: int = knob(3, "snapshots kept along a training (cycles of the learning rate)")
+    ensemble: str = knob(
+        "snapshots",
+        "whom the questions are put to: snapshots (of one training), or deep (as many trainings "
+        "from other seeds: every round but the last costs that many times the training and disk)",
+    )
     first_cycle: float = knob(0.6, "share of the epochs that the first cycle takes")
     warm_start: bool = knob(False, "start a round from the last one's weights, not from scratch")
     losses_dense: Weights = knob(
@@ -259,12 +264,18 @@ def _check_values(config: Config) -> None:
     demand(config.snapshots <= config.epochs, "snapshots", rule)
     for name, known in {
         "label_mode": ("pixel", "region", "region_mask"),
+        "ensemble": ("snapshots", "deep"),
         "optimizer": ("adamw", "sgd"),
         "precision": ("auto", "fp32", "bf16", "fp16"),
     }.items():
         value = getattr(config, name)
         demand(value in known, name, f"one of {', '.join(known)}{closest(value, known)}")
     _check_schedule(config, demand)
+    if config.ensemble == "deep":
+        rule = "at least 2 with --ensemble deep: one network is no ensemble"
+        demand(config.snapshots > 1, "snapshots", rule)
+        rule = "at least 2 with --ensemble deep: after one round nobody is asked"
+        demand(config.rounds > 1, "rounds", rule)
 
 
 def _check_groups(config: Config) -> None:
@@ -340,6 +351,11 @@ def check_names(config: Config) -> None:
         raise UserError(
             f"--acquisition {config.acquisition} compares a clean and an attacked prediction, but "
             "--attack is none: choose an attack, or another acquisition such as entropy or bald"
+        )
+    if config.ensemble == "deep" and not acquisition.needs_model:
+        raise UserError(
+            f"--ensemble deep has no meaning with --acquisition {config.acquisition}, which asks "
+            "no network: choose another acquisition, or --ensemble snapshots"
         )
 
 

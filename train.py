@@ -2,7 +2,8 @@
 
 ``python train.py --trial T --arm dense`` or ``--arm points --round 3``. The training's files lie
 in ``runs/<trial>/dense`` or ``runs/<trial>/round_03``. Interrupted, the same command goes on after
-the last whole epoch; finished, it does nothing.
+the last whole epoch; finished, it does nothing. With ``--ensemble deep`` a round of points that
+will be asked about trains further members from other seeds, in ``round_03/members``.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from utils.files import write_json
 from utils.logs import TrainingLog
 from utils.run_folder import ARMS, RunFolder, snapshot_name
 from utils.schedule import cyclic_cosine, snapshot_epochs
-from utils.seeding import random_state, restore_random_state, seed_everything
+from utils.seeding import random_state, restore_random_state, seed_everything, seed_for
 
 
 def read_supervision(
@@ -190,18 +191,25 @@ class Teacher:
     They are the mean map of the newest snapshots there are: those of this training, from the end of
     its first cycle on, and before that those of the round before (self-training on the snapshots of
     one trajectory, as in temporal ensembling, Laine and Aila, ICLR 2017). In the first cycle of the
-    first round there are none.
+    first round there are none. A further member of a deep ensemble keeps no snapshots, so it goes
+    by those of the round before throughout.
     """
 
     def __init__(
-        self, config: Config, run: RunFolder, arm: str, round_index: int, images: ResizedImages
+        self,
+        config: Config,
+        run: RunFolder,
+        arm: str,
+        round_index: int,
+        images: ResizedImages,
+        member: int = 0,
     ) -> None:
         self.images = images
         self.groups = look_together(config, images.samples)
         self.batch_size = config.batch_size
         shape = (len(images), config.size, config.size)
         self.maps = torch.zeros(shape, dtype=torch.uint8).share_memory_()
-        self.own = run.snapshots(arm, round_index)
+        self.own = run.snapshots(arm, round_index) if member == 0 else None
         self.earlier = run.snapshots(arm, round_index - 1) if round_index else None
         self.seen: list[Path] = []
 
@@ -212,7 +220,8 @@ class Teacher:
             epoch: whole epochs of this training; a later snapshot was left by an interrupted one.
             machine: where to compute.
         """
-        own = [path for path in sorted(self.own.glob("*.pth")) if path.name <= snapshot_name(epoch)]
+        found = sorted(self.own.glob("*.pth")) if self.own else []
+        own = [path for path in found if path.name <= snapshot_name(epoch)]
         newest = own or (sorted(self.earlier.glob("*.pth")) if self.earlier else [])
         if newest == self.seen:
             return
@@ -224,15 +233,20 @@ class Teacher:
 
 
 class Trainer:
-    """One training: its network, its optimiser, and where it stands."""
+    """One training: its network, its optimiser, and where it stands.
 
-    def __init__(self, config: Config, arm: str, round_index: int) -> None:
-        self.config, self.arm, self.round = config, arm, round_index
+    Member 0 is the training of the round itself. Further members of a deep ensemble differ from it
+    in initial weights, order of batches and augmentation; only their last weights are kept.
+    """
+
+    def __init__(self, config: Config, arm: str, round_index: int, member: int = 0) -> None:
+        self.config, self.arm, self.round, self.member = config, arm, round_index, member
         self.run = RunFolder(config.run_folder)
-        self.folder = self.run.training(arm, round_index)
+        self.folder = self.run.training(arm, round_index, member)
         self.machine = choose_machine(config.device, config.precision)
         self.objective = make_objective(config, arm)
-        seed_everything(config.seed)
+        seed = member_seed(config.seed, member)
+        seed_everything(seed)
         train, held_out = list_split(
             config.data_root, config.trainset, config.validation_fraction, config.seed
         )
@@ -248,15 +262,13 @@ class Trainer:
         )
         self.teacher = None
         if config.losses_pseudo and arm != "dense":
-            self.teacher = Teacher(config, self.run, arm, round_index, images)
+            self.teacher = Teacher(config, self.run, arm, round_index, images, member)
         groups = list_groups(train) if config.grouped else None
         self.classes = len(groups.names) if groups else 0
         self.loader, self.sampler = make_loader(
-            TrainingSet(
-                images, labels, augmentation, config.seed, self.teacher and self.teacher.maps
-            ),
+            TrainingSet(images, labels, augmentation, seed, self.teacher and self.teacher.maps),
             config.batch_size,
-            config.seed,
+            seed,
             worker_count(config.workers, self.machine),
             pin_memory=self.machine.device.type == "cuda",
             groups=groups,
@@ -271,11 +283,13 @@ class Trainer:
     def _build(self) -> None:
         """Make network and optimiser, from the last whole epoch where there is one."""
         config, device = self.config, self.machine.device
-        last = self.run.checkpoint(self.arm, self.round, "last")
+        last = self.run.checkpoint(self.arm, self.round, "last", self.member)
         state = load_checkpoint(last, ("model", "config", "training")) if last.exists() else None
         if state is not None:
             settings.require_same(config, state["config"], last)
-        earlier = self.run.checkpoint(self.arm, self.round - 1, "last") if self.round else None
+        # A member goes on from itself: members that all began alike would hardly differ.
+        before = (self.arm, self.round - 1, "last", self.member)
+        earlier = self.run.checkpoint(*before) if self.round else None
         warm = config.warm_start and self.arm != "dense" and earlier is not None and state is None
         source = "none" if state is not None or warm else config.backbone_weights
         parts = parts_of(settings.to_dict(config), self.classes)
@@ -307,8 +321,8 @@ class Trainer:
         restore_random_state(state["random"])
         print(f"{self.folder}: going on after epoch {self.epoch} of {self.config.epochs}")
 
-    def fit(self) -> None:
-        """Train to the last epoch, saving after each, and write the summary."""
+    def fit(self) -> dict[str, Any]:
+        """Train to the last epoch, saving after each; return the summary."""
         started = time.monotonic()
         with TrainingLog(self.folder, self.rows) as log:
             while self.epoch < self.config.epochs:
@@ -320,8 +334,10 @@ class Trainer:
                 log.add({"epoch": self.epoch, **row})
                 self.save(error)
         summary = {"arm": self.arm, "round": self.round, "epochs": self.epoch}
-        summary |= {"best_val_MAE": self.best, "seconds": round(time.monotonic() - started, 1)}
-        write_json(self.run.trained(self.arm, self.round), summary)
+        return summary | {
+            "best_val_MAE": self.best,
+            "seconds": round(time.monotonic() - started, 1),
+        }
 
     def train_epoch(self) -> dict[str, float]:
         """Train one epoch; return the mean of the total loss and of each of its parts."""
@@ -332,7 +348,7 @@ class Trainer:
         sums: dict[str, torch.Tensor] = {}
         bar = tqdm(
             self.loader,
-            f"{self.folder.name} epoch {self.epoch + 1}/{self.config.epochs}",
+            f"{self.folder.relative_to(self.run.root)} epoch {self.epoch + 1}/{self.config.epochs}",
             unit="batch",
             leave=False,
         )
@@ -396,12 +412,13 @@ class Trainer:
         weights = {"model": self.model.state_dict(), "config": settings.to_dict(self.config)}
         weights |= {"arm": self.arm, "round": self.round, "epoch": self.epoch, "val_MAE": error}
         weights["classes"] = self.classes
-        if self.epoch in self.snapshot_epochs:
+        if self.epoch in self.snapshot_epochs and self.member == 0:
             folder = self.run.snapshots(self.arm, self.round)
             save_checkpoint(folder / snapshot_name(self.epoch), weights)
         if error < self.best:
             self.best = error
-            save_checkpoint(self.run.checkpoint(self.arm, self.round, "best"), weights)
+            if self.member == 0:
+                save_checkpoint(self.run.checkpoint(self.arm, self.round, "best"), weights)
         training = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -416,8 +433,41 @@ class Trainer:
                 "optimizer": self.adversary.optimizer.state_dict(),
             }
         # Last of all: an epoch counts as done when this file holds it.
-        last = self.run.checkpoint(self.arm, self.round, "last")
+        last = self.run.checkpoint(self.arm, self.round, "last", self.member)
         save_checkpoint(last, weights | {"training": training})
+
+
+def member_seed(seed: int, member: int) -> int:
+    """Return the seed of a member's training, below 2^32; member 0 keeps the trial's own.
+
+    The others are drawn by hashing: seed + 1 would be that of the next trial.
+    """
+    return seed if member == 0 else seed_for(seed, "member", member) % 2**32
+
+
+def member_count(config: Config, arm: str, round_index: int) -> int:
+    """Return how many networks a training makes.
+
+    A deep ensemble is trained only where it will be asked: no questions follow the last round, and
+    the other arms ask nobody.
+    """
+    asked = arm == "points" and round_index < config.rounds - 1
+    return config.snapshots if config.ensemble == "deep" and asked else 1
+
+
+def train_members(config: Config, arm: str, round_index: int) -> dict[str, Any]:
+    """Train the network of a round, then its further members; write the round's summary, return it.
+
+    A member that has its last epoch is left as it is. All have the same schedule of the learning
+    rate, so that a deep ensemble differs from snapshots in its members alone, not in the network
+    that is tested.
+    """
+    members = range(member_count(config, arm, round_index))
+    summaries = [Trainer(config, arm, round_index, member).fit() for member in members]
+    seconds = round(sum(summary["seconds"] for summary in summaries), 1)
+    summary = summaries[0] | {"members": len(members), "seconds": seconds}
+    write_json(RunFolder(config.run_folder).trained(arm, round_index), summary)
+    return summary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -442,9 +492,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     require_checked(run.root, config.data_root, config.trainset, masks=args.arm == "dense")
     settings.save(config)
-    trainer = Trainer(config, args.arm, args.round)
-    trainer.fit()
-    print(f"{done.parent}: trained, best validation error {trainer.best:.4f}")
+    summary = train_members(config, args.arm, args.round)
+    print(f"{done.parent}: trained, best validation error {summary['best_val_MAE']:.4f}")
     return 0
 
 

@@ -1,23 +1,58 @@
-"""Spatio-temporal ensembles: snapshots of one training run, and neighbouring pixels that vote."""
+"""Spatio-temporal ensembles: snapshots of one training run, and neighbouring pixels that vote.
+
+Their rival, several trainings from different seeds, is the deep ensemble of Lakshminarayanan et
+al., "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles", NeurIPS 2017.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from active_learning.attacks import frozen
 from utils.errors import UserError
+from utils.run_folder import RunFolder
+
+
+def ensemble_files(run: RunFolder, round_index: int, kind: str, count: int) -> list[Path]:
+    """Return the weights of the networks to ask, the newest (which is attacked) last.
+
+    Args:
+        run: the trial's folder.
+        round_index: the round of the points arm that trained them.
+        kind: ``snapshots``, those along the round's own training, or ``deep``, the last weights of
+            ``count`` trainings from different seeds; the newest of these is the round's own.
+        count: members of a deep ensemble.
+
+    Raises:
+        UserError: there are no snapshots, or a member is missing; names it.
+    """
+    if kind == "deep":
+        members = reversed(range(count))
+        files = [run.checkpoint("points", round_index, "last", member) for member in members]
+        if missing := [path for path in files if not path.exists()]:
+            raise UserError(
+                f"{missing[0]}: a member of the ensemble is missing: delete "
+                f"{run.trained('points', round_index)} and train round {round_index} again"
+            )
+        return files
+    folder = run.snapshots("points", round_index)
+    files = sorted(folder.glob("*.pth"))
+    if not files:
+        raise UserError(f"{folder}: no snapshots: train round {round_index} first")
+    return files
 
 
 def predict_snapshots(models: Iterable[nn.Module], images: Tensor) -> Tensor:
     """Predict the saliency maps of every snapshot, in eval mode and without gradients.
 
     Args:
-        models: T snapshots; an iterator that loads one at a time keeps only one in memory. Each
-            maps RGB (B, 3, H, W) in [0, 1] to an object with ``logits`` (B, 1, H, W), and is left
-            as it was found.
+        models: T snapshots or members; an iterator that loads one at a time keeps only one in
+            memory. Each maps RGB (B, 3, H, W) in [0, 1] to an object with ``logits`` (B, 1, H, W),
+            and is left as it was found.
         images: (B, 3, H, W) float in [0, 1].
 
     Returns:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from active_learning.attacks import ATTACKS, AttackSettings, frozen, image_noise
 from active_learning.diversity import DIVERSITY
-from active_learning.ensembles import neighbour_vote, predict_snapshots
+from active_learning.ensembles import ensemble_files, neighbour_vote, predict_snapshots
 from active_learning.oracle import MaskOracle, Oracle, leak_regions
 from active_learning.selection import (
     Candidates,
@@ -199,10 +199,10 @@ class Pool:
         self._finish(arm, round_index, chosen)
 
     def ask_uncertain(self, round_index: int, machine: Machine) -> None:
-        """Ask about the pixels that the snapshots of the last round are uncertain about.
+        """Ask about the pixels that the last round's ensemble is uncertain about.
 
         Raises:
-            UserError: there are no snapshots, or their training diverged; names their folder.
+            UserError: a network of it is missing, or its training diverged; names file or folder.
         """
         config = self.config
         rule = look_up(DIVERSITY, config.diversity, "diversity rule")
@@ -214,20 +214,18 @@ class Pool:
                 f"train.py --trial {config.trial} --round {round_index - 1} first"
             )
         images = ResizedImages(self.samples, config.size, config.cache_mb, "pool")
-        folder = self.run.snapshots("points", round_index - 1)
-        snapshots = [load_model(path, machine)[0] for path in sorted(folder.glob("*.pth"))]
-        if not snapshots:
-            raise UserError(f"{folder}: no snapshots: train round {round_index - 1} first")
+        files = ensemble_files(self.run, round_index - 1, config.ensemble, config.snapshots)
+        ensemble = [load_model(path, machine)[0] for path in files]
         key = f"round {round_index}"
         shown = self._shown()
         chosen: list[np.ndarray] = [np.empty((0, 2), np.int64)] * len(images)
         sheet: list[SheetNotes] = []
-        work = pool_maps(images, snapshots, config, machine, key)
+        work = pool_maps(images, ensemble, config, machine, key)
         for index, maps in tqdm(work, f"asking, {key}", len(images), unit="image"):
             sample = self.samples[index]
             if not (maps.scores.isfinite().all() and maps.features.isfinite().all()):
                 raise UserError(
-                    f"{folder}: what the snapshots say of {sample.name} is not finite: their "
+                    f"{files[-1].parent}: what is said of {sample.name} is not finite: the "
                     "training diverged; train again with a lower --lr in a new trial"
                 )
             regions = self.regions(sample)

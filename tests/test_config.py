@@ -72,6 +72,7 @@ OTHER = {
     "weight_decay": ("0", "0.01"),
     "clip": ("0", "2"),
     "snapshots": ("1", "2"),
+    "ensemble": ("deep", "snapshots"),
     "first_cycle": ("1", "0.5"),
     "losses_dense": (("bce=2+iou", {"bce": 2.0, "iou": 1.0}), ("bce=3", {"bce": 3.0})),
     "losses_points": (("bce=1+iou=0.5", {"bce": 1.0, "iou": 0.5}), ("bce=3", {"bce": 3.0})),
@@ -252,6 +253,12 @@ SPREAD = ["--rounds", "5", "--points_per_image", "10", "--points_per_round"]
         (["--trial", "../x"], "--trial .*plain folder name"),
         (["--trial", ""], "--trial .*plain folder name"),
         (["--trial", ".."], "--trial .*plain folder name"),
+        (["--ensemble", "dep"], r"--ensemble dep: .*did you mean 'deep'\?"),
+        (
+            ["--ensemble", "deep", "--snapshots", "1"],
+            "--snapshots 1: must be at least 2 with .*deep",
+        ),
+        (["--ensemble", "deep", "--rounds", "1"], "--rounds 1: must be at least 2 with .*deep"),
         ([*SPREAD, "", "--rounds", "11"], "--rounds 11: must be at most points_per_image"),
         ([*SPREAD, "4+3+3"], "--points_per_round .*5 numbers"),
         ([*SPREAD, "4+2+2+2+2"], "--points_per_round .*sum to 10"),
@@ -331,6 +338,12 @@ def test_the_defaults_go_together():
 
 
 MINE = ["--data_root", "d", "--trainset", "A"]
+
+
+def test_a_deep_ensemble_is_not_trained_to_be_ignored():
+    settings.check_names(Config(ensemble="deep"))
+    with pytest.raises(UserError, match="--ensemble deep has no meaning with --acquisition random"):
+        settings.check_names(Config(ensemble="deep", acquisition="random"))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -20,15 +20,17 @@ class RunFolder:
 
     root: Path
 
-    def training(self, arm: str, round_index: int) -> Path:
+    def training(self, arm: str, round_index: int, member: int = 0) -> Path:
         """Folder of one training: ``round_<rr>``, ``random/round_<rr>`` or ``dense``.
 
         Round 0 of the random arm is the one of the points arm: both begin with the same points.
+        Further members of a deep ensemble lie below their round, in ``members/<member>``.
         """
         if arm == "dense":
             return self.root / "dense"
         top = self.root / "random" if arm == "random" and round_index > 0 else self.root
-        return top / f"round_{round_index:02d}"
+        folder = top / f"round_{round_index:02d}"
+        return folder / "members" / str(member) if member else folder
 
     def points(self, arm: str, round_index: int) -> Path:
         """Return the answers of one round."""
@@ -43,12 +45,12 @@ class RunFolder:
         return self.training(arm, round_index) / "region_labels"
 
     def trained(self, arm: str, round_index: int) -> Path:
-        """Return the summary written when a training is finished."""
+        """Return the summary written when a training is finished, with all its members."""
         return self.training(arm, round_index) / "trained.json"
 
-    def checkpoint(self, arm: str, round_index: int, kind: str) -> Path:
-        """Return a checkpoint; ``kind`` is ``last`` or ``best``."""
-        return self.training(arm, round_index) / "checkpoints" / f"{kind}.pth"
+    def checkpoint(self, arm: str, round_index: int, kind: str, member: int = 0) -> Path:
+        """Return a checkpoint; ``kind`` is ``last`` or, of the round's own training, ``best``."""
+        return self.training(arm, round_index, member) / "checkpoints" / f"{kind}.pth"
 
     def snapshots(self, arm: str, round_index: int) -> Path:
         """Folder of the snapshots taken along one training."""
