@@ -9,10 +9,17 @@ import pytest
 import torch
 from scipy import stats
 
-from active_learning.uncertainty import ACQUISITIONS, binary_entropy, random_map
+from active_learning.uncertainty import (
+    ACQUISITIONS,
+    balanced_entropy,
+    beta_entropy,
+    binary_entropy,
+    random_map,
+)
 from utils.errors import UserError
 
 ENSEMBLE = ["bald", "variance", "entropy", "least_confidence", "margin"]
+LOG2 = math.log(2)
 
 
 def probs(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -47,7 +54,7 @@ def test_contract(name, snapshots):
     assert ACQUISITIONS[name](clean.double(), adversarial.double(), chance).dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ENSEMBLE)
+@pytest.mark.parametrize("name", [*ENSEMBLE, "balent"])
 def test_adversarial_row_joins_the_ensemble(name):
     clean, adversarial = probs(3, 2, 4, 4), probs(3, 2, 4, 4, seed=1)
     both = ACQUISITIONS[name](clean, adversarial)
@@ -128,3 +135,77 @@ def test_entropy_at_the_ends_is_exactly_zero():
     ends = torch.tensor([0.0, 1.0, -1e-7, 1 + 1e-7])
     assert (binary_entropy(ends) == 0).all()
     assert binary_entropy(torch.tensor(0.5)).item() == 1
+
+
+def doubles(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_beta_entropy_of_all_sizes_is_that_of_scipy():
+    sizes = np.array([1e-3, 0.03, 0.7, 1.0, 2.5, 40.0, 999.9, 1000.1, 3e4])
+    a, b = (axis.ravel() for axis in np.meshgrid(sizes, sizes))
+    found = beta_entropy(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    known = np.array([float(stats.beta(*pair).entropy()) for pair in zip(a, b, strict=True)])
+    np.testing.assert_allclose(found, known, rtol=1e-9, atol=1e-8)
+    # Narrow ones are normal; one with a = 1 is b (1 - x)^(b - 1), an exponential in the limit.
+    wide = doubles(1e8, 3e11, 1e15)
+    normal = 0.5 * torch.log(2 * math.pi * math.e * 0.21 / wide)
+    torch.testing.assert_close(beta_entropy(0.3 * wide, 0.7 * wide), normal, rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        beta_entropy(torch.ones(3).double(), wide), 1 - wide.log(), rtol=0, atol=1e-7
+    )
+
+
+def test_balanced_entropy_of_a_fitted_beta():
+    generator = np.random.default_rng(5)
+    members = generator.beta(*generator.uniform(0.2, 9, (2, 1, 60)), (5, 60)).astype(np.float32)
+    mean, variance = members.mean(0, np.float64), members.var(0, np.float64)
+    a, b = (part * (mean * (1 - mean) / variance - 1) for part in (mean, 1 - mean))
+    np.testing.assert_allclose(stats.beta(a, b).mean(), mean)
+    np.testing.assert_allclose(stats.beta(a, b).var(), variance)
+    label = stats.entropy([mean, 1 - mean])
+    answered = mean * stats.beta(a + 1, b).entropy() + (1 - mean) * stats.beta(a, b + 1).entropy()
+    balance = (answered + label) / (label + LOG2)
+    found = balanced_entropy(torch.from_numpy(members)[:, None, None])[0, 0]
+    np.testing.assert_allclose(found.numpy(), balance, rtol=1e-5, atol=1e-6)
+    assert (balance > 0).sum() > 10 < (balance < 0).sum()
+
+    # The order is that of the paper's acquisition, which jumps where BalEnt changes its sign.
+    paper = np.where(balance >= 0, 1 / balance, balance)
+    score = ACQUISITIONS["balent"](torch.from_numpy(members)[:, None, None])[0, 0].numpy()
+    assert (np.argsort(paper) == np.argsort(score)).all()
+    assert score[balance >= 0].min() > 0.66 > 0.5 > score[balance < 0].max()
+
+
+def test_balanced_entropy_of_a_uniform_probability():
+    """Mean 1/2 and variance 1/12 fit Beta(1, 1); after an answer it is Beta(2, 1)."""
+    members = column(0.5 - 12**-0.5, 0.5 + 12**-0.5)
+    known = (0.5 - LOG2 + LOG2) / (2 * LOG2)  # The entropy of the density 2x is 1/2 - log 2.
+    assert balanced_entropy(members).item() == pytest.approx(known, abs=1e-6)
+    assert ACQUISITIONS["balent"](members).item() == pytest.approx(1 / (1 + known), abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 1.0])
+def test_balanced_entropy_asks_nothing_where_members_agree(value):
+    for count in range(1, 8):
+        members = column(*[value] * count)
+        assert balanced_entropy(members).item() == -math.inf
+        assert ACQUISITIONS["balent"](members).item() == 0
+
+
+def test_balanced_entropy_asks_nothing_where_members_say_0_and_1_alone():
+    for count in range(2, 20):  # every number of ones; some variances are rounded downwards
+        members = (torch.arange(count)[:, None] < torch.arange(1, count)).float()[:, None, None]
+        assert (balanced_entropy(members) == -math.inf).all()
+        assert (ACQUISITIONS["balent"](members) == 0).all()
+
+
+@pytest.mark.parametrize("rest", [[0.3, 0.3], [0.0, 1.0]])
+def test_balanced_entropy_falls_to_its_limits(rest):
+    """Members near agreement, and near saying 0 and 1 alone."""
+    centre = torch.tensor([0.3, 0.7]) if rest[0] else torch.tensor([0.25, 0.75])
+    steps = [2.0**-k for k in range(0, 22, 3)]
+    rows = torch.stack([torch.lerp(torch.tensor(rest), centre, step) for step in steps], dim=1)
+    scores = ACQUISITIONS["balent"](rows[:, None, None])[0, 0]
+    assert (scores[1:].diff() < 0).all()
+    assert 0 < scores[-1] < 0.05
