@@ -99,7 +99,7 @@ class Config:
         {}, "losses on pseudo labels, the maps of earlier snapshots, beside those on points"
     )
     match_classes: bool = knob(
-        True, "weight the two classes of asked points to their shares among the first, random ones"
+        True, "weight the two classes of asked points to their shares among those of round 0"
     )
     small_scale: float = knob(0.5, "scale of the second view that the consistency loss compares")
 
@@ -114,6 +114,9 @@ class Config:
     rounds: int = knob(5, "rounds of questions, the first (random) one included")
     points_per_image: int = knob(10, "questions an image in all, the first round's included")
     points_per_round: str = knob("", "questions of each round joined by +; empty: spread evenly")
+    first_points: str = knob(
+        "random", "round 0: random, grid (regular), or object (a point on each, one beside them)"
+    )
     label_mode: str = knob(
         "pixel", "pixel, region (an answer fills its superpixel) or region_mask (leaks the mask)"
     )
@@ -265,6 +268,7 @@ def _check_values(config: Config) -> None:
     for name, known in {
         "label_mode": ("pixel", "region", "region_mask"),
         "ensemble": ("snapshots", "deep"),
+        "first_points": ("random", "grid", "object"),
         "optimizer": ("adamw", "sgd"),
         "precision": ("auto", "fp32", "bf16", "fp16"),
     }.items():
@@ -325,6 +329,11 @@ def _check_schedule(config: Config, demand: Callable[[bool, str, str], None]) ->
     else:
         budget = config.points_per_image
         demand(config.rounds <= budget, "rounds", f"at most points_per_image ({budget})")
+    if config.first_points == "object" and (config.rounds > 1 or parts):
+        raise UserError(
+            "--first_points object: the objects say how many points an image gets, so there is no "
+            "budget to spread over rounds: give --rounds 1 and no --points_per_round"
+        )
 
 
 def check_names(config: Config) -> None:

@@ -75,8 +75,9 @@ def class_weights(run: RunFolder, arm: str, last_round: int) -> tuple[float, flo
 
     Asked pixels hold more foreground than pictures do, and a network trained on them as they are
     sees objects everywhere. So the two classes are weighted to the shares they have in the first
-    round, whose pixels are random: a correction of the label shift (Saerens et al. 2002), known
-    from points alone. Masks and random points need none.
+    round, whose pixels are a fair sample (random, or a grid): a correction of the label shift
+    (Saerens et al. 2002), known from points alone. Masks and random points need none; points on
+    objects (``first_points`` object) are of one round, and stay as they are.
     """
     if arm != "points" or last_round == 0:
         return 1.0, 1.0

@@ -1,8 +1,8 @@
 """Ask one round of questions: ``python -m active_learning --trial T --round 3``.
 
-Round 0 asks about random pixels, of the training images and of the validation images. A later
-round asks where the snapshots of the round before are uncertain (or at random: ``--arm random``).
-A round that has been asked is left alone.
+Round 0 asks about random pixels, of the training images (unless ``--first_points`` says otherwise)
+and of the validation images. A later round asks where the snapshots of the round before are
+uncertain (or at random: ``--arm random``). A round that has been asked is left alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(
             "--arm", choices=("points", "random"), default="points", help="default: points"
         )
-        parser.add_argument("--round", type=int, default=0, help="default: 0, the random one")
+        parser.add_argument("--round", type=int, default=0, help="default: 0, the first")
 
     config, args = settings.parse(argv, __doc__, extend)
     settings.check_names(config)

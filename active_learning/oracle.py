@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from datasets.images import image_size, read_mask, write_png
@@ -17,12 +18,18 @@ from datasets.points import Point, read_points, write_points
 from datasets.superpixels import UNLABELLED
 from utils.errors import UserError
 
+SPECK = 0.0005
+"""A part of a mask with a smaller share of the image's pixels is no object that a person sees."""
+
 
 class Oracle(Protocol):
     """Anyone who can label pixels: a simulation that reads masks, or a person."""
 
     def ask(self, sample: Sample, pixels: np.ndarray, round_index: int) -> list[Point]:
         """Return the labels of the asked pixels, (K, 2) of x and y in the image's own pixels."""
+
+    def point_out(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
+        """Return pixels of the annotator's own choice, to be asked: on each object, and beside."""
 
     def save(self) -> None:
         """Put the ledger on disk."""
@@ -55,6 +62,35 @@ class MaskOracle:
                 _, x, y = key
                 self.ledger[key] = Point(*key, int(mask[y, x]), round_index)
         return [self.ledger[key]._replace(round=round_index) for key in keys]
+
+    def point_out(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
+        """Choose a pixel on each salient object, and one on the background.
+
+        So a person annotates for PSOD (Gao et al., "Weakly-Supervised Salient Object Detection
+        Using Point Supervision", AAAI 2022), and so the places themselves tell of the mask: how
+        many objects there are, and where. An object is a connected part of the mask (its pixels
+        touch, also by their corners); parts below `SPECK` of the image are left out, but for the
+        largest where there are no others. Each pixel is drawn uniformly.
+
+        Args:
+            sample: the image.
+            rng: the image's own generator: the same one leads to the same pixels.
+
+        Returns:
+            int64 (K, 2) of x and y, the background's last; K is at least 1. Not in the ledger
+            before they are asked.
+
+        Raises:
+            UserError: as for `ask`.
+        """
+        mask = _mask_of(sample, image_size(sample.image))
+        _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+        area = stats[1:, cv2.CC_STAT_AREA]
+        seen = area >= min(SPECK * mask.size, area.max(initial=0))
+        groups = [parts == part for part in 1 + np.flatnonzero(seen)]
+        groups += [] if mask.all() else [~mask]
+        flat = np.array([rng.choice(np.flatnonzero(group)) for group in groups], np.int64)
+        return np.stack([flat % mask.shape[1], flat // mask.shape[1]], axis=1)
 
     def save(self) -> None:
         """Write the ledger, whole or not at all."""

@@ -20,6 +20,7 @@ from active_learning.selection import (
     Choice,
     Grid,
     choose_pixels,
+    grid_pixels,
     random_pixels,
     to_grid,
 )
@@ -188,15 +189,27 @@ class Pool:
         chosen = self._random(self.validation, None, self.config.points_per_image, "validation")
         self._ask(self.validation, chosen, 0, self.run.validation_points)
 
-    def ask_random(self, arm: str, round_index: int) -> None:
-        """Ask about random pixels: the first round of every arm, and all of the random arm's."""
+    def ask_first(self) -> None:
+        """Ask round 0 of every arm: random pixels, a grid of them, or those a person points out."""
+        how, count, key = self.config.first_points, self.config.schedule[0], "points round 0"
+        if how == "object":
+            seeded = ((s, generator_for(self.config.seed, key, s.name)) for s in self.samples)
+            chosen = [self.oracle.point_out(sample, rng) for sample, rng in seeded]
+        elif how == "grid":
+            sizes = native_sizes(self.samples)
+            chosen = [grid_pixels(width, height, count) for width, height in sizes]
+        else:
+            chosen = self._random(self.samples, None, count, key)
+        nothing = np.empty((0, 3), np.int64)
+        self._save_sheet(0, [SheetNotes(index, nothing) for index in self._shown()])
+        self._finish("points", 0, chosen)
+
+    def ask_random(self, round_index: int) -> None:
+        """Ask about random pixels: a later round of the random arm."""
         count = self.config.schedule[round_index]
-        known = self.known(arm, round_index)
-        chosen = self._random(self.samples, known, count, f"{arm} round {round_index}")
-        if arm == "points":
-            shown = [SheetNotes(index, known[index]) for index in self._shown()]
-            self._save_sheet(round_index, shown)
-        self._finish(arm, round_index, chosen)
+        known = self.known("random", round_index)
+        chosen = self._random(self.samples, known, count, f"random round {round_index}")
+        self._finish("random", round_index, chosen)
 
     def ask_uncertain(self, round_index: int, machine: Machine) -> None:
         """Ask about the pixels that the last round's ensemble is uncertain about.
@@ -322,9 +335,9 @@ def ask_round(config: Config, arm: str, round_index: int) -> Path:
     if path.exists():
         return path
     if round_index == 0:
-        pool.ask_random("points", 0)
+        pool.ask_first()
     elif arm == "random":
-        pool.ask_random(arm, round_index)
+        pool.ask_random(round_index)
     else:
         machine = choose_machine(config.device, config.precision)
         pool.ask_uncertain(round_index, machine)

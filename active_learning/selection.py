@@ -202,6 +202,32 @@ def to_grid(values: torch.Tensor, grid: Grid) -> NDArray[np.float32]:
     return resized[0, 0].cpu().numpy()
 
 
+def grid_pixels(width: int, height: int, count: int) -> Ints:
+    """Return the pixels under the centres of ``count`` cells (at least 1) that tile an image.
+
+    Rows hold equally many cells, or some one more than others (10 in a square: 3 + 4 + 3), and are
+    the higher for it: every cell has the same area, so the pixels are a fair sample. As many rows
+    are taken as leave the longest cell nearest to a square. In an image of hardly more pixels than
+    cells two rows of centres may fall on one row of pixels; there all rows are equally high.
+
+    Returns:
+        int64 (min(count, width * height), 2) of x, y, row by row, no two the same.
+    """
+    count = min(count, width * height)
+    rows = np.arange(-(-count // width), min(height, count) + 1)
+    in_a_row = np.stack([count // rows, -(-count // rows)])
+    elongation = np.abs(np.log(width * count / height / in_a_row**2)).max(axis=0)
+    many = rows[elongation.argmin()]
+    ends = (2 * np.arange(many + 1) * count + many) // (2 * many)
+    y = height * (ends[:-1] + ends[1:]) // (2 * count)
+    if len(np.unique(y)) < many:
+        y = (2 * np.arange(many) + 1) * height // (2 * many)
+    row = np.repeat(np.arange(many), np.diff(ends))
+    column = np.arange(count) - ends[row]
+    x = (2 * column + 1) * width // (2 * np.diff(ends)[row])
+    return np.stack([x, y[row]], axis=1).astype(np.int64)
+
+
 def random_pixels(
     width: int, height: int, taken: Iterable[tuple[int, int]], count: int, rng: np.random.Generator
 ) -> np.ndarray:

@@ -331,6 +331,16 @@ def test_asked_points_count_as_random_ones_would(tiny: list[str]) -> None:
     assert train.class_weights(run, "dense", 0) == (1.0, 1.0)
 
 
+def test_points_on_objects_are_not_weighted(tiny: list[str]) -> None:
+    one = flag(flag(tiny, "rounds", 1), "first_points", "object")
+    asking.main(one)
+    labels = [point.label for point in read_points(run_of(one).points("points", 0))]
+    assert 0.4 < sum(labels) / len(labels) < 0.8  # by area it would be a fifth or so
+    trainer = train.Trainer(config_of(one), "points", 0)
+    assert trainer.config.match_classes
+    assert trainer.class_weights.tolist() == [[[[1.0]], [[1.0]]]]
+
+
 def test_class_weights_reach_the_losses(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     run_rounds([*tiny, "--match_classes"])
     trainer = train.Trainer(config_of(tiny), "points", 1)

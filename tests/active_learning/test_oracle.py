@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import active_learning.oracle as oracle_module
-from active_learning.oracle import MaskOracle, leak_regions
+from active_learning.oracle import SPECK, MaskOracle, leak_regions
 from datasets.images import read_mask
 from datasets.index import Sample
 from datasets.points import Point, read_points
@@ -170,3 +170,61 @@ def test_only_the_oracle_can_open_a_mask():
     readers = {"open", "imread", "imdecode", "fromfile", "Image", "read_bytes"}
     for path in sources:
         assert not names_in(path) & readers, path.name
+
+
+def pointed(tmp_path, mask, seeds=1, name="objects.png"):
+    """What is pointed out in an image of this mask: one list of (x, y) a seed."""
+    sample = make(tmp_path, name, mask)
+    oracle = MaskOracle(tmp_path / "ledger.csv")
+    found = [oracle.point_out(sample, np.random.default_rng(seed)) for seed in range(seeds)]
+    assert oracle.ledger == {}
+    for pixels in found:
+        assert pixels.dtype == np.int64
+        answers = oracle.ask(sample, pixels, 0)
+        assert [p.label for p in answers] == [int(mask[y, x]) for x, y in pixels]
+    return [[(int(x), int(y)) for x, y in pixels] for pixels in found]
+
+
+def places(mask):
+    return {(int(x), int(y)) for y, x in np.argwhere(mask)}
+
+
+def test_a_person_points_at_each_object_and_beside(tmp_path):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    objects = [mask.copy() for _ in range(2)]
+    objects[0][0:2, 0:2] = objects[0][2, 2] = True  # joined by a corner
+    objects[1][3:6, 5:8] = True
+    mask = objects[0] | objects[1]
+    found = pointed(tmp_path, mask, 300)
+    assert {len(pixels) for pixels in found} == {3}
+    # Any pixel of a part may be chosen, and no other.
+    for part, want in enumerate([*objects, ~mask]):
+        assert {pixels[part] for pixels in found} == places(want)
+    assert pointed(tmp_path, mask)[0] == found[0]
+
+
+def test_specks_are_no_objects_unless_there_is_nothing_else(tmp_path):
+    least = int(SPECK * 100 * 100)
+    mask = np.zeros((100, 100), bool)
+    mask[50, 0:least] = mask[60, 0 : least - 1] = mask[70, 0 : least - 2] = True
+    for pixels in pointed(tmp_path, mask, 20):
+        assert [y for _, y in pixels[:-1]] == [50]
+        assert not mask[pixels[-1][::-1]]
+    mask[50] = False
+    assert [y for _, y in pointed(tmp_path, mask, name="specks.png")[0][:-1]] == [60]
+
+
+def test_masks_without_objects_or_background(tmp_path):
+    none = np.zeros((HEIGHT, WIDTH), bool)
+    for name, mask in (
+        ("empty.png", none),
+        ("full.png", ~none),
+        ("one.png", np.ones((1, 1), bool)),
+    ):
+        assert {len(pixels) for pixels in pointed(tmp_path, mask, 5, name)} == {1}
+
+
+def test_pointing_needs_a_mask_of_the_image_s_size(tmp_path, mask):
+    sample = make(tmp_path, "odd.png", mask, (WIDTH, HEIGHT + 1))
+    with pytest.raises(UserError, match=r"gts/odd\.png: 9 x 6 pixels.*9 x 7: make them"):
+        MaskOracle(tmp_path / "l.csv").point_out(sample, np.random.default_rng(0))

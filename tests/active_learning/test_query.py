@@ -23,10 +23,12 @@ from active_learning.attacks import ATTACKS, AttackSettings
 from active_learning.diversity import DIVERSITY
 from active_learning.ensembles import neighbour_vote
 from active_learning.query import Pool, ask_round, pool_maps
+from active_learning.selection import grid_pixels
 from active_learning.uncertainty import ACQUISITIONS
 from config import Config, to_dict
 from datasets.cache import ResizedImages
 from datasets.index import list_sets, split_train_validation
+from datasets.label_budget import label_budget
 from datasets.points import Point, read_points
 from datasets.superpixels import superpixels
 from models import Prediction, SaliencyNet
@@ -595,11 +597,12 @@ def test_a_fault_in_one_mask_leaves_no_answers(world, tmp_path):
     assert_answers(world, config, [ask_round(config, "points", 0)])
 
 
-def test_masks_that_were_not_asked_do_not_matter(world, fast, tmp_path):
+@pytest.mark.parametrize("first_points", ["random", "grid"])
+def test_masks_that_were_not_asked_do_not_matter(world, fast, tmp_path, first_points):
     """Turn every mask pixel round that no ledger holds: the same questions, bit for bit."""
     data = tmp_path / "data"
     shutil.copytree(world.root / "data", data)
-    config = trial(world, tmp_path / "a")
+    config = trial(world, tmp_path / "a", first_points=first_points)
     give_snapshots(world, config, 0, 1)
     paths = ask_rounds(config, 3)
     told = {name: np.zeros(mask.shape, bool) for name, mask in world.masks.items()}
@@ -610,11 +613,78 @@ def test_masks_that_were_not_asked_do_not_matter(world, fast, tmp_path):
         assert path.exists()
         Image.fromarray((mask ^ ~told[name]).astype(np.uint8) * 255).save(path)
 
-    other = trial(world, tmp_path / "b", data_root=str(data))
+    other = trial(world, tmp_path / "b", data_root=str(data), first_points=first_points)
     give_snapshots(world, other, 0, 1)
     paths += [run_of(config).validation_points, run_of(config).ledger]
     again = [*ask_rounds(other, 3), run_of(other).validation_points, run_of(other).ledger]
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
+
+
+def test_a_grid_is_asked_first_and_all_arms_share_it(world, fast, tmp_path):
+    config = trial(world, tmp_path, first_points="grid")
+    give_snapshots(world, config, 0)
+    first, second = ask_rounds(config, 2)
+    assert_answers(world, config, [first, second])
+    points = read_points(first)
+    for sample in Pool(config).samples:
+        mine = [(p.x, p.y) for p in points if p.image == sample.name]
+        assert mine == [tuple(pair) for pair in grid_pixels(*SIZES[sample.name], 4).tolist()]
+    random = read_points(ask_round(config, "random", 1))
+    asked = {(p.image, p.x, p.y) for p in [*points, *random]}
+    assert len(asked) == len(points) + len(random)
+    # The validation images are asked at random, as they always are.
+    plain = trial(world, tmp_path / "plain")
+    ask_round(plain, "points", 0)
+    held_out = [run_of(one).validation_points.read_bytes() for one in (config, plain)]
+    assert held_out[0] == held_out[1]
+
+
+def of_objects(world, runs, **changes):
+    changes = {"rounds": 1, "points_per_round": "", "first_points": "object"} | changes
+    return trial(world, runs, **changes)
+
+
+def test_objects_are_pointed_out(world, tmp_path):
+    config = of_objects(world, tmp_path)
+    path = ask_round(config, "points", 0)
+    points = read_points(path)
+    pool = Pool(config)
+    for sample in pool.samples:
+        mine = [p for p in points if p.image == sample.name]
+        # One disc an image at most, so one point on it and one beside.
+        assert [p.label for p in mine] == [1] * bool(world.masks[sample.name].any()) + [0]
+        assert all(p.label == world.masks[p.image][p.y, p.x] for p in mine)
+    held_out = read_points(run_of(config).validation_points)
+    assert sorted(read_points(run_of(config).ledger)) == sorted([*points, *held_out])
+    assert len(held_out) == config.points_per_image * len(pool.validation)
+    budget = label_budget(pool.samples, [path], pool.regions, "pixel")
+    count = 2 * len(pool.samples) - 1  # one mask is empty
+    assert budget["points"] == pytest.approx(count / len(pool.samples), abs=1e-4)
+    area = sum(SIZES[sample.name][0] * SIZES[sample.name][1] for sample in pool.samples)
+    assert budget["labelled_percent"] == pytest.approx(100 * count / area, abs=1e-4)
+
+    # Asked again after an interruption: the same pixels, and nothing is counted twice.
+    before = files_below(config.run_folder)
+    path.unlink()
+    ask_round(config, "points", 0)
+    after = files_below(config.run_folder)
+    assert all(after[name] == before[name] for name in before if name.suffix == ".csv")
+
+
+def test_an_image_s_points_depend_on_its_own_mask_alone(world, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(world.root / "data", data)
+    path = data / "gts" / "TR" / "flat.png"
+    Image.fromarray(~np.asarray(Image.open(path))).save(path)
+    one, other = (
+        read_points(ask_round(config, "points", 0))
+        for config in (
+            of_objects(world, tmp_path / "a"),
+            of_objects(world, tmp_path / "b", data_root=str(data)),
+        )
+    )
+    assert [p for p in one if p.image != "flat.png"] == [p for p in other if p.image != "flat.png"]
+    assert one != other
 
 
 class Person:
@@ -640,7 +710,7 @@ def test_without_masks_a_person_can_answer(world, fast, tmp_path):
     person = Person(config.run_folder)
     pool = Pool(config, person)
     pool.ask_validation()
-    pool.ask_random("points", 0)
+    pool.ask_first()
     pool.ask_uncertain(1, CPU)
     names = [sample.name for sample in pool.samples]
     held_out = [sample.name for sample in pool.validation]

@@ -14,6 +14,7 @@ from active_learning.selection import (
     Grid,
     choose_pixels,
     features_at,
+    grid_pixels,
     random_pixels,
     to_grid,
 )
@@ -369,3 +370,59 @@ def test_random_pixels_are_uniform(width, height):
     mean = draws / (width * height - 1)
     free = np.delete(hits.ravel(), width)
     assert (np.abs(free - mean) < 5 * mean**0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "count", "expected"),
+    [
+        (40, 20, 8, [(x, y) for y in (5, 15) for x in (5, 15, 25, 35)]),
+        (20, 40, 8, [(x, y) for y in (5, 15, 25, 35) for x in (5, 15)]),
+        (9, 9, 1, [(4, 4)]),
+        (100, 1, 4, [(12, 0), (37, 0), (62, 0), (87, 0)]),
+        # Ten in a square: rows of 3, 4 and 3, the middle one higher by a third.
+        (
+            120,
+            120,
+            10,
+            [(x, 18) for x in (20, 60, 100)]
+            + [(x, 60) for x in (15, 45, 75, 105)]
+            + [(x, 102) for x in (20, 60, 100)],
+        ),
+        (2, 3, 99, [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]),
+    ],
+)
+def test_grid_pixels_known(width, height, count, expected):
+    pixels = grid_pixels(width, height, count)
+    assert pixels.dtype == np.int64
+    assert [tuple(pair) for pair in pixels.tolist()] == expected
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 80))
+@example(3, 3, 8)
+@example(1, 60, 59)
+def test_grid_pixels(width, height, count):
+    pixels = grid_pixels(width, height, count)
+    count = min(count, width * height)
+    assert len(as_set(pixels)) == len(pixels) == count
+    assert (pixels >= 0).all()
+    assert (pixels < [width, height]).all()
+    lines, in_a_row = np.unique(pixels[:, 1], return_counts=True)
+    assert np.ptp(in_a_row) <= 1
+
+    def longest(rows):
+        """How far the longest cell is from a square, all cells having one area."""
+        sizes = {count // rows, -(-count // rows)}
+        ratios = [(width / size) / (height * size / count) for size in sizes]
+        return max(max(ratio, 1 / ratio) for ratio in ratios)
+
+    possible = [rows for rows in range(1, min(height, count) + 1) if -(-count // rows) <= width]
+    assert longest(len(lines)) == pytest.approx(min(map(longest, possible)))
+
+
+@settings(deadline=None)
+@given(st.integers(200, 900), st.integers(200, 900), st.integers(1, 60))
+def test_a_grid_is_a_fair_sample(width, height, count):
+    """The mean place is the image's centre: cells stand for equal areas, however rows differ."""
+    mean = grid_pixels(width, height, count).mean(axis=0) + 0.5
+    assert (np.abs(mean - [width / 2, height / 2]) <= 0.5 + 1e-9).all()
