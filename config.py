@@ -117,6 +117,9 @@ class Config:
     first_points: str = knob(
         "random", "round 0: random, grid (regular), or object (a point on each, one beside them)"
     )
+    spend: str = knob(
+        "image", "later rounds: image (each gets its points) or pool (as many, where it is unsure)"
+    )
     label_mode: str = knob(
         "pixel", "pixel, region (an answer fills its superpixel) or region_mask (leaks the mask)"
     )
@@ -269,6 +272,7 @@ def _check_values(config: Config) -> None:
         "label_mode": ("pixel", "region", "region_mask"),
         "ensemble": ("snapshots", "deep"),
         "first_points": ("random", "grid", "object"),
+        "spend": ("image", "pool"),
         "optimizer": ("adamw", "sgd"),
         "precision": ("auto", "fp32", "bf16", "fp16"),
     }.items():
@@ -334,6 +338,11 @@ def _check_schedule(config: Config, demand: Callable[[bool, str, str], None]) ->
             "--first_points object: the objects say how many points an image gets, so there is no "
             "budget to spread over rounds: give --rounds 1 and no --points_per_round"
         )
+    if config.spend == "pool" and config.rounds == 1:
+        raise UserError(
+            "--spend pool has no meaning with --rounds 1: nothing is known of an image before the "
+            "first round: give more rounds, or turn it off by --spend image"
+        )
 
 
 def check_names(config: Config) -> None:
@@ -365,6 +374,11 @@ def check_names(config: Config) -> None:
         raise UserError(
             f"--ensemble deep has no meaning with --acquisition {config.acquisition}, which asks "
             "no network: choose another acquisition, or --ensemble snapshots"
+        )
+    if config.spend == "pool" and not acquisition.needs_model:
+        raise UserError(
+            f"--spend pool compares the images' uncertainty, of which --acquisition "
+            f"{config.acquisition} knows nothing: choose another, or --spend image"
         )
 
 

@@ -24,6 +24,7 @@ from active_learning.selection import (
     random_pixels,
     to_grid,
 )
+from active_learning.spending import CAP, spend
 from active_learning.uncertainty import ACQUISITIONS, random_map
 from config import Config
 from datasets.cache import ResizedImages, native_sizes
@@ -214,6 +215,8 @@ class Pool:
     def ask_uncertain(self, round_index: int, machine: Machine) -> None:
         """Ask about the pixels that the last round's ensemble is uncertain about.
 
+        Of an image no more is kept than the pixels it may be asked, and their worth.
+
         Raises:
             UserError: a network of it is missing, or its training diverged; names file or folder.
         """
@@ -229,9 +232,11 @@ class Pool:
         images = ResizedImages(self.samples, config.size, config.cache_mb, "pool")
         files = ensemble_files(self.run, round_index - 1, config.ensemble, config.snapshots)
         ensemble = [load_model(path, machine)[0] for path in files]
-        key = f"round {round_index}"
+        key, count = f"round {round_index}", config.schedule[round_index]
+        pooled = config.spend == "pool"
         shown = self._shown()
         chosen: list[np.ndarray] = [np.empty((0, 2), np.int64)] * len(images)
+        worth = [0.0] * len(images)
         sheet: list[SheetNotes] = []
         work = pool_maps(images, ensemble, config, machine, key)
         for index, maps in tqdm(work, f"asking, {key}", len(images), unit="image"):
@@ -248,16 +253,16 @@ class Pool:
                 features=maps.features,
                 regions=regions,
                 points=known[index],
-                count=config.schedule[round_index],
+                count=count * CAP if pooled else count,
                 candidates=taking,
                 rule=rule,
                 rng=generator_for(config.seed, key, sample.name),
             )
-            chosen[index] = choice.pixels
+            chosen[index], worth[index] = choice.pixels, choice.worth
             if index in shown:
                 sheet.append(SheetNotes(index, known[index], maps, choice))
         self._save_sheet(round_index, sorted(sheet, key=lambda notes: notes.index))
-        self._finish("points", round_index, chosen)
+        self._finish("points", round_index, spend(chosen, worth, count) if pooled else chosen)
 
     def _random(
         self, samples: Sequence[Sample], known: list[np.ndarray] | None, count: int, key: str

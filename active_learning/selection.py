@@ -73,10 +73,12 @@ class Choice:
     Attributes:
         pixels: int64 (K, 2) of x, y, in order of choice.
         candidates: int64 (N, 2) of x, y that the diversity rule chose from.
+        worth: mean score of the candidates; 0 where there are none.
     """
 
     pixels: Ints
     candidates: Ints
+    worth: float
 
 
 def choose_pixels(
@@ -136,7 +138,8 @@ def choose_pixels(
         taken = {(int(a), int(b)) for a, b in np.concatenate([points[:, :2], chosen])}
         more = random_pixels(width, height, taken, count - len(chosen), rng)
         chosen = np.concatenate([chosen, more])
-    return Choice(chosen, places)
+    worth = float(flat[pool].mean(dtype=np.float64)) if len(pool) else 0.0
+    return Choice(chosen, places, worth)
 
 
 def _share(eligible: NDArray[np.bool_], percent: float) -> int:

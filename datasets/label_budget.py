@@ -34,7 +34,7 @@ def label_budget(
         label_mode: ``pixel``, ``region`` or ``region_mask``.
 
     Returns:
-        ``points`` (answers an image), ``labelled_percent`` (of the training pixels),
+        ``points`` (answers an image, the mean), ``labelled_percent`` (of the training pixels),
         ``label_mode``, and where masks are at hand ``region_error`` (percent of the labels that
         would be wrong if each answer were spread over its superpixel).
     """

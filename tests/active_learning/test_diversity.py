@@ -39,6 +39,19 @@ def similarity(name, first, second):
     return max(0.0, cosine(first, second))
 
 
+@pytest.mark.parametrize("name", DIVERSITY)
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 99), st.integers(1, 25), st.integers(0, 5), st.booleans())
+def test_fewer_are_the_first_of_more(name, seed, count, labels, flat):
+    scores, features, labelled = example(seed, count, labels)
+    if flat:
+        scores[:], features[: count // 2] = 0.5, 0
+    whole = choose(name, scores, features, labelled, count, seed)
+    assert sorted(whole) == list(range(count))
+    for fewer in range(count):
+        assert (choose(name, scores, features, labelled, fewer, seed) == whole[:fewer]).all()
+
+
 def covered(name, scores, features, labelled, chosen):
     """Weighted coverage of the candidates by labelled and chosen points, with loops."""
     anchors = [*labelled, *(features[index] for index in chosen)]

@@ -18,24 +18,28 @@ from torch import nn
 
 import active_learning.oracle as oracle_module
 import active_learning.query as query
+import train
 from active_learning.__main__ import main
 from active_learning.attacks import ATTACKS, AttackSettings
 from active_learning.diversity import DIVERSITY
 from active_learning.ensembles import neighbour_vote
 from active_learning.query import Pool, ask_round, pool_maps
 from active_learning.selection import grid_pixels
+from active_learning.spending import shares
 from active_learning.uncertainty import ACQUISITIONS
 from config import Config, to_dict
 from datasets.cache import ResizedImages
 from datasets.index import list_sets, split_train_validation
 from datasets.label_budget import label_budget
 from datasets.points import Point, read_points
+from datasets.round_sheet import read_sheet
 from datasets.superpixels import superpixels
 from models import Prediction, SaliencyNet
 from models.stored import load_model
 from utils.checkpoints import save_checkpoint
 from utils.device import choose_machine
 from utils.errors import UserError
+from utils.pictures import draw_sheet
 from utils.run_folder import RunFolder
 
 CPU = choose_machine("cpu", "fp32")
@@ -563,9 +567,9 @@ def test_a_round_that_was_asked_is_left_alone(world, fast, tmp_path, opened, ind
     assert opened == []
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_killed_between_ledger_and_points(world, fast, tmp_path, opened, index):
-    config = trial(world, tmp_path)
+@pytest.mark.parametrize(("index", "spend"), [(0, "image"), (1, "image"), (1, "pool")])
+def test_killed_between_ledger_and_points(world, fast, tmp_path, opened, index, spend):
+    config = trial(world, tmp_path, spend=spend)
     give_snapshots(world, config, 0)
     *_, path = ask_rounds(config, index + 1)
     before = files_below(config.run_folder)
@@ -597,12 +601,12 @@ def test_a_fault_in_one_mask_leaves_no_answers(world, tmp_path):
     assert_answers(world, config, [ask_round(config, "points", 0)])
 
 
-@pytest.mark.parametrize("first_points", ["random", "grid"])
-def test_masks_that_were_not_asked_do_not_matter(world, fast, tmp_path, first_points):
+@pytest.mark.parametrize("changes", [{}, {"first_points": "grid"}, {"spend": "pool"}])
+def test_masks_that_were_not_asked_do_not_matter(world, fast, tmp_path, changes):
     """Turn every mask pixel round that no ledger holds: the same questions, bit for bit."""
     data = tmp_path / "data"
     shutil.copytree(world.root / "data", data)
-    config = trial(world, tmp_path / "a", first_points=first_points)
+    config = trial(world, tmp_path / "a", **changes)
     give_snapshots(world, config, 0, 1)
     paths = ask_rounds(config, 3)
     told = {name: np.zeros(mask.shape, bool) for name, mask in world.masks.items()}
@@ -613,7 +617,7 @@ def test_masks_that_were_not_asked_do_not_matter(world, fast, tmp_path, first_po
         assert path.exists()
         Image.fromarray((mask ^ ~told[name]).astype(np.uint8) * 255).save(path)
 
-    other = trial(world, tmp_path / "b", data_root=str(data), first_points=first_points)
+    other = trial(world, tmp_path / "b", data_root=str(data), **changes)
     give_snapshots(world, other, 0, 1)
     paths += [run_of(config).validation_points, run_of(config).ledger]
     again = [*ask_rounds(other, 3), run_of(other).validation_points, run_of(other).ledger]
@@ -685,6 +689,67 @@ def test_an_image_s_points_depend_on_its_own_mask_alone(world, tmp_path):
     )
     assert [p for p in one if p.image != "flat.png"] == [p for p in other if p.image != "flat.png"]
     assert one != other
+
+
+@pytest.mark.parametrize(
+    ("rule", "mode"), [("facility_location", "region_mask"), ("random_top", "region")]
+)
+def test_the_pool_shares_a_round_s_points(world, asked, small, tmp_path, monkeypatch, rule, mode):
+    even, pooled = (
+        trial(world, tmp_path / spend, spend=spend, diversity=rule, label_mode=mode)
+        for spend in ("image", "pool")
+    )
+    choices = []
+    real = query.choose_pixels
+    monkeypatch.setattr(
+        query, "choose_pixels", lambda **k: choices.append(real(**k)) or choices[-1]
+    )
+    for config in (even, pooled):
+        choices.clear()
+        shutil.copytree(asked, config.run_folder)
+        give_snapshots(world, config, 1)
+        ask_round(config, "points", 2)
+    pool, paths = Pool(pooled), run_of(pooled).answers("points", 3)
+    points = read_points(paths[2])
+    assert len(points) == len(read_points(run_of(even).points("points", 2)))
+
+    most = [len(choice.pixels) for choice in choices]
+    known = pool.known("points", 2)
+    for sample, size, points_before in zip(pool.samples, most, known, strict=True):
+        left = np.prod(SIZES[sample.name]) - len(points_before)
+        assert size == min(3 * 5, left)  # three times the round's five
+    given_out = shares([choice.worth for choice in choices], most, len(points))
+    assert len(set(given_out.tolist())) > 2
+    for sample, choice, size in zip(pool.samples, choices, given_out, strict=True):
+        mine = [(p.x, p.y) for p in points if p.image == sample.name]
+        assert mine == [tuple(pair) for pair in choice.pixels[:size].tolist()]
+    budget = label_budget(pool.samples, paths, pool.regions, "pixel")
+    counted = sum(len(read_points(path)) for path in paths)
+    assert budget["points"] == pytest.approx(counted / len(pool.samples), abs=1e-4)
+    ledger = read_points(run_of(pooled).ledger)
+    assert len(ledger) == counted + len(read_points(run_of(pooled).validation_points))
+
+
+def test_an_image_without_points_in_a_round(world, small, tmp_path, monkeypatch):
+    config = trial(world, tmp_path, spend="pool", label_mode="region_mask")
+    give_snapshots(world, config, 0)
+    samples = Pool(config).samples
+    real = query.spend
+
+    def to_others(chosen, worth, count):
+        return real(chosen, [0.0, *[1.0] * (len(worth) - 1)], count)
+
+    monkeypatch.setattr(query, "spend", to_others)
+    paths = ask_rounds(config, 2)
+    assert samples[0].name not in {point.image for point in read_points(paths[1])}
+    rows = read_sheet(samples, paths[1].parent / "sheet.npz", paths[1])
+    assert rows[0].new.shape == (0, 3)
+    draw_sheet(rows, tmp_path / "sheet.png")
+    maps = [run_of(config).region_labels("points", index) for index in (0, 1)]
+    labels = [(folder / f"{samples[0].name}.png").read_bytes() for folder in maps]
+    assert labels[0] == labels[1]
+    labels = train.read_supervision(config, run_of(config), "points", 1, samples)
+    assert labels.at(0, np.eye(3)).sum() > 0
 
 
 class Person:
@@ -792,6 +857,7 @@ def test_the_command_asks_a_round(world, tmp_path, capsys):
         (["--acquisition", "entrpy"], r"did you mean 'entropy'"),
         (["--diversity", "topk"], r"did you mean 'top_k'"),
         (["--attack", "none"], r"--attack is none"),
+        (["--spend", "pool", "--acquisition", "random"], r"--spend pool .* --acquisition random"),
         (["--arm", "dense"], r"--arm"),
     ],
 )
