@@ -12,12 +12,16 @@ from utils.errors import disk_error
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str) -> Iterator[int]:
     """Hold a lock while the block runs; while another process holds it, say so once and wait.
 
     Args:
         path: the lock file, which is made if need be and stays. Its content means nothing.
         what: what the other process does, for the line that is printed.
+
+    Yields:
+        The lock's file descriptor. A child process that it is handed to (``pass_fds``) holds the
+        lock too, until it ends.
 
     Raises:
         UserError: the file cannot be made.
@@ -29,7 +33,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
         raise disk_error(error) or error from None
     try:
         _acquire(handle, path, what)
-        yield
+        yield handle
     finally:
         os.close(handle)
 

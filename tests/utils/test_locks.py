@@ -59,3 +59,17 @@ def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
         locked(tmp_path / "a" / ".lock", "it works"),
     ):
         pass
+
+
+def test_a_child_process_holds_the_lock_it_was_handed(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    wait = [sys.executable, "-c", "import sys; sys.stdin.readline()"]
+    with locked(lock, "it works") as handle:
+        child = subprocess.Popen(wait, stdin=subprocess.PIPE, pass_fds=[handle])
+    command = [sys.executable, "-c", HOLD, str(lock), str(tmp_path / "done")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    with subprocess.Popen(command, **pipes) as second:
+        assert second.stdout.readline() == "waiting for another process: it works\n"
+        child.communicate(b"\n")
+        assert second.stdout.readline() == "held\n"
+        second.communicate("\n")
