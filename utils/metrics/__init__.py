@@ -70,7 +70,7 @@ Fan et al., ICCV 2017; E-measure, Fan et al., IJCAI 2018; MAE, Perazzi et al., C
 Everingham et al., IJCV 2010, and the devkit of 2010; boundary IoU, Cheng et al., CVPR 2021.
 """
 
-from utils.metrics.bootstrap import Comparison, paired_bootstrap
+from utils.metrics.bootstrap import Comparison, paired_bootstrap, paired_means
 from utils.metrics.conventions import CONVENTIONS, Convention
 from utils.metrics.points import POINT_METRICS, point_scores
 from utils.metrics.summary import (
@@ -101,6 +101,7 @@ __all__ = [
     "curves",
     "each_image",
     "paired_bootstrap",
+    "paired_means",
     "parts_of",
     "point_scores",
     "tally",

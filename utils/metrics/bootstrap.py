@@ -88,6 +88,41 @@ def paired_bootstrap(
     return {name: _comparison(scores[0][name], scores[1][name]) for name in metrics}
 
 
+def paired_means(
+    a: Sequence[Floats], b: Sequence[Floats], resamples: int = 2000, seed: int = 0
+) -> Comparison:
+    """Compare two methods by scores of single images, in one set or averaged over several.
+
+    Images are drawn within each set, so that every set keeps its weight. A score may itself be an
+    average, over several trainings: the images alone are the sample then, too.
+
+    Args:
+        a: scores of the first method, one array [N] a set.
+        b: scores of the second on the same images in the same order.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Raises:
+        UserError: the numbers of images differ, or a set has fewer than two.
+    """
+    totals = [np.zeros(resamples + 1), np.zeros(resamples + 1)]
+    for index, scores in enumerate(zip(a, b, strict=True)):
+        images = len(scores[0])
+        if images < 2 or images != len(scores[1]):
+            raise UserError(
+                f"{images} images against {len(scores[1])}: a bootstrap needs the same ones, two "
+                "at the least"
+            )
+        start = 0
+        for weights in draw_counts(images, resamples, seed + index):
+            weights = np.vstack([np.ones(weights.shape[1]), weights])
+            chunk = slice(start, start + weights.shape[1])
+            start = chunk.stop
+            for total, values in zip(totals, scores, strict=True):
+                total += weights @ values[chunk] / (images * len(a))
+    return _comparison(*totals)
+
+
 def draw_counts(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.intp]]:
     """Yield how often each image is drawn in each resample, [resamples, up to `CHUNK`] in turn.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.metrics.bootstrap import draw_counts, paired_bootstrap
+from utils.metrics.bootstrap import draw_counts, paired_bootstrap, paired_means
 from utils.metrics.conventions import CONVENTIONS
 from utils.metrics.summary import CHUNK, METRICS, SetScores, each_image
 
@@ -88,6 +88,33 @@ def test_linear_metrics_equal_to_a_plain_bootstrap():
         expected = np.quantile(means, [0.025, 0.975])
         assert comparison[3:5] == pytest.approx(tuple(expected), abs=1e-12)
         assert comparison.difference == pytest.approx((one - other).mean(), abs=1e-12)
+
+
+def test_scores_of_images_are_compared_as_their_tallies_are():
+    a, b = two_methods(300, seed=20)
+    found = paired_bootstrap(a, b, ["S", "MAE"], PYSODMETRICS, resamples=500, seed=4)
+    for metric, comparison in found.items():
+        one, other = (each_image(tallies, PYSODMETRICS, [metric])[metric] for tallies in (a, b))
+        assert paired_means([one], [other], 500, seed=4) == pytest.approx(comparison, abs=1e-12)
+
+
+def test_every_set_weighs_the_same_and_draws_by_itself():
+    rng = np.random.default_rng(0)
+    a, b = ([rng.random(n) for n in (40, CHUNK + 20, 40)] for _ in range(2))
+    found = paired_means(a, b, resamples=4000, seed=1)
+    differences = [one - other for one, other in zip(a, b, strict=True)]
+    assert found.a == pytest.approx(np.mean([one.mean() for one in a]))
+    assert found.difference == pytest.approx(np.mean([d.mean() for d in differences]))
+    # The variance of a mean of independent means; alike draws in sets of one size would add to it.
+    error = np.sqrt(sum(d.var() / len(d) for d in differences)) / 3
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.06)
+    alike = paired_means([a[0], -a[0]], [b[0], -b[0]], resamples=4000, seed=1)
+    error = np.sqrt(differences[0].var() / 40 / 2)
+    assert alike.high - alike.low == pytest.approx(2 * 1.96 * error, rel=0.06)
+    with pytest.raises(UserError, match="1 images against 1"):
+        paired_means([a[0][:1]], [b[0][:1]])
+    with pytest.raises(UserError, match="40 images against 39"):
+        paired_means([a[0]], [b[0][:39]])
 
 
 def test_same_maps_do_not_differ():
