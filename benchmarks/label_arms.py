@@ -1,0 +1,253 @@
+"""The arms of the label-efficiency experiment: each a list of config values, and nothing else.
+
+An arm starts from `BASE` and the flags of the command line, and sets some fields otherwise. All
+arms ask within the project's own pipeline: one candidate a superpixel, the snapshots of the last
+round as the ensemble. What sets a published baseline apart is its acquisition, its choice among
+candidates, and that it knows neither an attack nor neighbours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import config as settings
+from config import FIELDS, FREE, Config
+from utils.errors import UserError, closest
+
+BASE: dict[str, Any] = {"rounds": 2, "points_per_image": 10}
+"""What all arms begin with, under the flags of the command line: five random, five asked points."""
+
+BASE_TRIAL = "base"
+"""The trial of a seed that holds what arms share: the first round, and the dense twin."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the table.
+
+    Attributes:
+        text: what it is, in a few words.
+        settings: fields of `Config` that differ from the base.
+        supervision: what it learns from, a name of `utils.run_folder.ARMS`.
+    """
+
+    text: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    supervision: str = "points"
+
+
+def _budget(points: int, rounds: int) -> dict[str, Any]:
+    return {"points_per_image": points, "rounds": rounds, "points_per_round": ""}
+
+
+def _asking(acquisition: str, diversity: str, **more: Any) -> dict[str, Any]:
+    """Return the settings of a way of asking that knows no attack and no neighbours."""
+    alone = {"attack": "none", "vote_kernel": 1}
+    return {"acquisition": acquisition, "diversity": diversity, **alone, **more}
+
+
+_AT_ONCE = {"rounds": 1, "points_per_round": ""}
+_EVERYWHERE = {"candidates_percent": 100.0, "candidates_max": 10**9}
+
+ARMS: dict[str, Arm] = {
+    "dense": Arm("the dense twin: masks", supervision="dense"),
+    "default": Arm("asked points, as config.py and the command line have them"),
+    "random": Arm("uniformly random points, in as many rounds", supervision="random"),
+    # Points that nobody asks a network about
+    "grid": Arm("points of a regular grid, all at once", {"first_points": "grid", **_AT_ONCE}),
+    "object": Arm(
+        "one point on each object and one on the background (PSOD)",
+        {"first_points": "object", **_AT_ONCE},
+    ),
+    # Other ways of asking
+    "margin": Arm("margin, random among the top 5 % (PixelPick)", _asking("margin", "random_top")),
+    "entropy": Arm("highest entropy of the mean", _asking("entropy", "top_k")),
+    "bald": Arm("highest mutual information of label and snapshot", _asking("bald", "top_k")),
+    "balent": Arm("highest balanced entropy", _asking("balent", "top_k")),
+    "coreset": Arm(
+        "k-centre on features, uncertainty not looked at",
+        _asking("random", "k_centre", **_EVERYWHERE),
+    ),
+    "deep_ensemble": Arm("a deep ensemble in place of snapshots", {"ensemble": "deep"}),
+    "pool": Arm("points spent where the pool is most uncertain", {"spend": "pool"}),
+    # The default without one of its parts
+    "no_attack": Arm("entropy, no attack", {"attack": "none", "acquisition": "entropy"}),
+    "one_snapshot": Arm("one snapshot, one cycle of the learning rate", {"snapshots": 1}),
+    "no_neighbours": Arm("no vote of neighbours", {"vote_kernel": 1}),
+    "no_diversity": Arm("the most uncertain candidates", {"diversity": "top_k"}),
+    "warm_start": Arm("rounds go on from the last one's weights", {"warm_start": True}),
+    # What an answer labels
+    "region": Arm("an answer fills its superpixel", {"label_mode": "region"}),
+    "region_mask": Arm("LEAKS the mask inside superpixels", {"label_mode": "region_mask"}),
+    # Label budgets
+    "ours_1": Arm("one point, random as every first round is", _budget(1, 1)),
+    **{f"ours_{n}": Arm(f"{n} points", _budget(n, 2)) for n in (3, 5, 10, 20)},
+    "random_1": Arm("one random point", _budget(1, 1), "random"),
+    **{f"random_{n}": Arm(f"{n} random points", _budget(n, 2), "random") for n in (3, 5, 10, 20)},
+    # Rounds
+    "rounds_1": Arm("ten points at once, random as every first round is", _budget(10, 1)),
+    **{f"rounds_{n}": Arm(f"ten points in {n} rounds", _budget(10, n)) for n in (2, 5, 10)},
+    # Losses on the points
+    "loss_bce": Arm("cross-entropy alone", {"losses_points": {"bce": 1.0}}),
+    "loss_iou": Arm("... and soft IoU", {"losses_points": {"bce": 1.0, "iou": 1.0}}),
+    "loss_coherence": Arm(
+        "... and coherence", {"losses_points": {"bce": 1.0, "iou": 1.0, "coherence": 0.3}}
+    ),
+    "loss_consistency": Arm(
+        "... and consistency",
+        {"losses_points": {"bce": 1.0, "iou": 1.0, "coherence": 0.3, "consistency": 1.0}},
+    ),
+    "no_match": Arm("classes weighted as they were asked", {"match_classes": False}),
+    "no_self_training": Arm("no losses on pseudo labels", {"losses_pseudo": {}}),
+}
+
+BUDGETS = {
+    "asked points": ("ours_1", "ours_3", "ours_5", "ours_10", "ours_20"),
+    "random points": ("random_1", "random_3", "random_5", "random_10", "random_20"),
+}
+"""Arms that make one line of the figure each, by their last rounds."""
+
+ROUNDS = ("default", "random", "margin", "entropy", "bald", "balent", "coreset", "deep_ensemble")
+"""Arms whose scores the figure shows after every round."""
+
+ASKS_LATER = frozenset(
+    {"acquisition", "attack", "attack_eps", "attack_step", "attack_steps", "attack_patches"}
+    | {"vote_kernel", "vote_sigma", "candidates_percent", "candidates_max", "diversity", "spend"}
+)
+"""Fields that say how questions are asked from the second round on; see `shares_first_round`."""
+
+
+def shares_first_round(base: Config, arm: Config) -> bool:
+    """Tell whether an arm may start from the base trial's first round.
+
+    It may where both agree in every field but those of `ASKS_LATER` and those that touch no result
+    (`config.FREE`, the trial's name). A run from scratch would give the very same round: its points
+    and the validation points are drawn from seed, round and image name (`Pool.ask_random`), in
+    numbers that follow from points_per_image, rounds and points_per_round; its training reads those
+    points, the pictures and the seed, and draws its batches and initial weights from the seed
+    alone. The fields of `ASKS_LATER` are read where a later round is asked, and nowhere else. The
+    ledger then holds the same questions, and superpixels follow from picture and count.
+
+    ``ensemble`` is not among them: with a deep ensemble the first round trains more networks.
+    """
+    ignored = FREE | ASKS_LATER | {"trial"}
+    return not settings.differences(base, arm).keys() - ignored
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An arm that can be run with one seed.
+
+    Attributes:
+        arm: its name in `ARMS`.
+        seed: the seed.
+        trial: the trial that holds its result; another arm's where both are one and the same.
+        flags: the trial's fields as given, the seed and the name included.
+        supervision: what it learns from; where all points are of the first, random round,
+            ``points`` for a random arm too.
+    """
+
+    arm: str
+    seed: int
+    trial: str
+    flags: dict[str, Any]
+    supervision: str
+
+
+def flags_of(flags: Mapping[str, Any], arm: Arm, trial: str, seed: int, runs: Path) -> dict:
+    """Return the fields of an arm's trial: `BASE`, the command line, the arm, the trial."""
+    own = {"trial": trial, "seed": seed, "runs": str(runs / f"seed_{seed}")}
+    return {**BASE, **flags, **arm.settings, **own}
+
+
+def fault_of(flags: Mapping[str, Any]) -> str:
+    """Say why an arm cannot be run by this version with these flags; empty: it can."""
+    unknown = [name for name in flags if name not in FIELDS]
+    if unknown:
+        return f"config.py has no field {', '.join(unknown)}"
+    try:
+        settings.check_names(fresh(flags))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def fresh(flags: Mapping[str, Any]) -> Config:
+    """Return the settings of a new trial, whatever trial is there already."""
+    return settings.resolve({**flags, "runs": str(Path(flags["runs"]) / "no such folder")})
+
+
+def plan(
+    names: Sequence[str], flags: Mapping[str, Any], seeds: Sequence[int], runs: Path
+) -> tuple[list[Planned], dict[str, str]]:
+    """Return what is to be run, seed by seed, and why arms are left out: ``{arm: reason}``.
+
+    Arms of the same settings are one trial, named after the first of them in `ARMS`, so that
+    ``ours_10`` is not trained beside ``default``.
+    """
+    trials: dict[tuple[str, str], str] = {}
+    told: dict[str, tuple[str, str]] = {}
+    faults: dict[str, str] = {}
+    for name, arm in ARMS.items():
+        given = flags_of(flags, arm, BASE_TRIAL, seeds[0], runs)
+        if fault := fault_of(given):
+            faults |= {name: fault} if name in names else {}
+            continue
+        chosen = fresh(given)
+        drawn = arm.supervision == "random" and chosen.rounds == 1
+        supervision = "points" if drawn else arm.supervision
+        # Weights are dictionaries, which no key can hold.
+        key = (supervision, repr(dataclasses.astuple(chosen)))
+        first = BASE_TRIAL if supervision == "dense" else name
+        told[name] = (trials.setdefault(key, first), supervision)
+    planned = [
+        Planned(name, seed, trial, flags_of(flags, ARMS[name], trial, seed, runs), supervision)
+        for seed in seeds
+        for name in names
+        if name not in faults
+        for trial, supervision in [told[name]]
+    ]
+    return planned, faults
+
+
+def choose_arms(text: str) -> list[str]:
+    """Return the arms named in ``text``, joined by commas; all of them for an empty text.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    names = list(dict.fromkeys(filter(None, text.split(",")))) or list(ARMS)
+    for name in names:
+        if name not in ARMS:
+            raise UserError(f"--arms: unknown arm '{name}'{closest(name, ARMS)} (see --list)")
+    return [name for name in ARMS if name in names]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds of ``3`` (0, 1 and 2) or of ``0,2`` or ``2,`` (these).
+
+    Raises:
+        UserError: the text is neither.
+    """
+    parts = [part for part in text.split(",") if part]
+    if not parts or not all(part.isdecimal() for part in parts) or text == "0":
+        raise UserError(f"--seeds {text}: give a number of seeds, or seeds with commas (0,2 or 2,)")
+    found = [int(part) for part in parts] if "," in text else list(range(int(text)))
+    return list(dict.fromkeys(found))
+
+
+def as_flags(fields: Mapping[str, Any]) -> list[str]:
+    """Return fields as they are given on a command line."""
+    text: list[str] = []
+    for name, value in fields.items():
+        if isinstance(value, bool):
+            text.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, dict):
+            text += [f"--{name}", "+".join(f"{k}={v:g}" for k, v in value.items()) or ""]
+        else:
+            text += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return text

@@ -1,0 +1,212 @@
+"""How many points are as good as masks, and which way of asking gets there?
+
+    python benchmarks/label_efficiency.py --data_root D --trainset T --testsets A+B \
+        [--seeds 3] [--arms default,random,margin] [--hard B] [--jobs 2] [any flag of gco.sh]
+
+Every arm (``--list``) is a plain list of config values over the flags of this command line and a
+schedule of ten points in two rounds. With each seed it is a trial in ``<out>/seed_<s>/<arm>``; the
+dense twin and the first round, where an arm's settings leave it as it is, are trained once a seed
+(``base``). Interrupted, the same command goes on; what is done is not done again; more arms, seeds
+and test sets may be added later. An arm that fails is told, and the others go on.
+
+Every test set is scored by the ``best`` weights of every round, chosen on the trial's own
+validation images: at random points for points, at masks for masks. ``<out>`` gets ``table.md``,
+``table.csv``, ``figure.png`` and ``results.json``.
+"""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from argparse import Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import config as settings
+from benchmarks.label_arms import (
+    ARMS,
+    BASE_TRIAL,
+    Arm,
+    Planned,
+    as_flags,
+    choose_arms,
+    flags_of,
+    fresh,
+    parse_seeds,
+    plan,
+)
+from benchmarks.label_figure import draw
+from benchmarks.label_runs import prepare_data, run_all
+from benchmarks.label_scores import Entry, blocks_of, read_entry
+from benchmarks.label_stages import Stages
+from benchmarks.label_table import csv_rows, markdown
+from config import FIELDS, Config, to_dict
+from datasets.index import split_set_names
+from utils.device import choose_machine
+from utils.errors import UserError, closest, run_script
+from utils.files import read_json, write_json, write_text
+from utils.tables import write_rows
+
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-contrib-python-headless", "scipy")
+PATHS = ("data_root", "backbone_weights", "runs")
+OURS = ("trial", "runs", "seed")
+
+
+def parse(argv: Sequence[str] | None) -> tuple[Namespace, dict[str, Any]]:
+    """Return the benchmark's own arguments, and the config fields that were given.
+
+    Raises:
+        UserError: a flag is unknown, or is the benchmark's to choose.
+    """
+    parser = settings.make_parser(__doc__)
+    parser.formatter_class = RawDescriptionHelpFormatter
+    flag = parser.add_argument
+    flag("--arms", default="", help="names joined by commas (default: all, see --list)")
+    flag("--seeds", default="3", help="their number, or seeds joined by commas (default: 3)")
+    flag("--hard", default="", help="test sets averaged apart from the others, joined by +")
+    flag("--out", type=Path, default=Path("runs/label_efficiency"), help="folder of it all")
+    flag("--jobs", type=int, default=1, help="trials run at once (default: 1)")
+    flag("--keep", action="store_true", help="keep maps, snapshots and last weights")
+    flag("--report", action="store_true", help="only read what is there and write the table")
+    flag("--list", action="store_true", help="print the arms and leave")
+    found = vars(parser.parse(argv))
+    flags = {name: found.pop(name) for name in FIELDS if name in found}
+    for name in OURS:
+        if name in flags:
+            raise UserError(f"--{name} is chosen here: give --seeds and --out instead")
+    args = Namespace(**found)
+    if args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: must be at least 1")
+    return args, flags
+
+
+def list_arms() -> None:
+    """Print every arm with its settings as flags."""
+    for name, arm in ARMS.items():
+        given = shlex.join(as_flags(arm.settings)) or "-"
+        lacking = [field for field in arm.settings if field not in FIELDS]
+        note = f"  [config.py has no field {', '.join(lacking)}]" if lacking else ""
+        print(f"{name:18}{arm.text}: {given} ({arm.supervision}){note}")
+
+
+def sets_of(base: Config, hard: str) -> tuple[list[str], list[str]]:
+    """Return the test sets, and those of them that are averaged apart.
+
+    Raises:
+        UserError: there is none, or a hard one is not among them.
+    """
+    if not base.testsets:
+        raise UserError("--testsets is missing: name the sets to compare the arms on")
+    sets = split_set_names(base.testsets)
+    apart = split_set_names(hard) if hard else []
+    for name in apart:
+        if name not in sets:
+            raise UserError(f"--hard: '{name}' is no test set of --testsets{closest(name, sets)}")
+    return sets, apart
+
+
+def run(planned: Sequence[Planned], bases: dict[int, Planned], args: Namespace) -> list[str]:
+    """Run all trials, telling of each as it ends; return what failed, a line each."""
+    trials = {(one.seed, BASE_TRIAL): one for one in bases.values()}
+    for one in planned:
+        trials.setdefault((one.seed, one.trial), one)
+    work = [(one, bases[one.seed]) for one in trials.values()]
+    failed = []
+    for number, (one, fault) in enumerate(run_all(work, Stages(args.jobs), args.keep), start=1):
+        what = f"seed {one.seed}, {one.trial}"
+        print(f"[{number}/{len(work)}] {what}: {'FAILED' if fault else 'done'}", flush=True)
+        if fault:
+            failed.append(f"{what}: {fault}")
+    return failed
+
+
+def about(base: Config, args: Namespace, argv: Sequence[str], seeds: Sequence[int]) -> dict:
+    """Return what made the numbers: nothing in it names a machine or a place on one."""
+    machine = choose_machine(base.device, base.precision)
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    fields = {name: value for name, value in to_dict(base).items() if name not in OURS}
+    return {
+        "command": shlex.join(without_folders(word) for word in argv),
+        "settings": {k: without_folders(v) if k in PATHS else v for k, v in fields.items()},
+        "seeds": list(seeds),
+        "versions": versions,
+        "device": machine.device.type,
+        "jobs": args.jobs,
+    }
+
+
+def without_folders(word: str) -> str:
+    """Return a word of a command line with an absolute path in it cut down to its name."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return flag + equals + (Path(value).name if Path(value).is_absolute() else value)
+
+
+def report(
+    entries: Sequence[Entry],
+    made: dict[str, Any],
+    sets: Sequence[str],
+    hard: Sequence[str],
+    out: Path,
+) -> None:
+    """Write table, figure and results, and say where."""
+    blocks = blocks_of(sets, hard)
+    write_text(out / "table.md", markdown(entries, blocks, made["seeds"]))
+    rows = csv_rows(entries, sets)
+    write_rows(out / "table.csv", list(dict.fromkeys(name for row in rows for name in row)), rows)
+    draw(entries, blocks[0], out / "figure.png")
+    arms: dict[str, Any] = {}
+    for entry in entries:
+        known = {"settings": shlex.join(as_flags(ARMS[entry.arm].settings)), "rounds": {}}
+        arms.setdefault(entry.arm, known)["rounds"][entry.seed] = [
+            {"points": points, **entry.means(blocks[0].sets, index)}
+            for index, (points, _) in enumerate(entry.rounds)
+        ]
+    write_json(out / "results.json", {**made, "mean over": blocks[0].sets, "arms": arms})
+    print(f"{len(entries)} results: {out / 'table.md'}, table.csv, figure.png, results.json")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the arms and write the report; see the module's text."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, flags = parse(argv)
+    if args.list:
+        list_arms()
+        return 0
+    seeds, names = parse_seeds(args.seeds), choose_arms(args.arms)
+    bases = {}
+    for seed in seeds:
+        fields = flags_of(flags, Arm(""), BASE_TRIAL, seed, args.out)
+        bases[seed] = Planned("default", seed, BASE_TRIAL, fields, "points")
+    base = fresh(bases[seeds[0]].flags)
+    settings.check_names(base)
+    sets, hard = sets_of(base, args.hard)
+    planned, left_out = plan(list(dict.fromkeys(["dense", *names])), flags, seeds, args.out)
+    failed = [f"{name}: left out: {reason}" for name, reason in left_out.items()]
+    results = args.out / "results.json"
+    if args.report:
+        made = {k: v for k, v in read_json(results).items() if k not in ("arms", "mean over")}
+        made["seeds"] = seeds
+    else:
+        made = about(base, args, words, seeds)
+        prepare_data(base, Stages(args.jobs), args.out)
+        failed += run(planned, bases, args)
+    entries = [entry for one in planned if (entry := read_entry(one, sets))]
+    if entries:
+        report(entries, made, sets, hard, args.out)
+    for line in failed:
+        print(line, file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_script(main)

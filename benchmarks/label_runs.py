@@ -1,0 +1,239 @@
+"""Run the trials of the label-efficiency experiment, and let them share what is the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import config as settings
+from benchmarks.label_arms import ARMS, BASE_TRIAL, Planned, shares_first_round
+from benchmarks.label_stages import Journal, Stages
+from config import FREE, Config
+from utils.errors import UserError
+from utils.files import read_json, write_json
+from utils.locks import locked
+from utils.run_folder import RunFolder
+
+CONVENTION = "pysodmetrics"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial under way; its lock is held."""
+
+    config: Config
+    supervision: str
+    stages: Stages
+    journal: Journal
+    lock: int
+
+    @property
+    def run(self) -> RunFolder:
+        """Its files."""
+        return RunFolder(self.config.run_folder)
+
+    def stage(self, name: str, command: Sequence[str], product: Path | None = None) -> None:
+        """Run a stage, unless what it makes is there."""
+        if product is not None and product.exists():
+            return
+
+        def add(seconds: float) -> None:
+            self.journal.seconds[name] = self.journal.seconds.get(name, 0.0) + seconds
+            self.journal.write()
+
+        of_trial = ["--trial", self.config.trial, "--runs", self.config.runs]
+        log = self.run.root / "bench.log"
+        self.stages.run([*command, *of_trial], log, add, [self.lock])
+
+    def ask_and_train(self, arm: str, index: int) -> None:
+        """Ask and train one round."""
+        which, told = ["--arm", arm, "--round", str(index)], f"round_{index:02d}"
+        asked, trained = self.run.points(arm, index), self.run.trained(arm, index)
+        self.stage(f"ask {told}", ["-m", "active_learning", *which], asked)
+        self.stage(f"train {told}", ["train.py", *which], trained)
+
+    def score(self, checkpoints: Sequence[Path]) -> None:
+        """Make and score the maps of checkpoints on the test sets."""
+        if self.journal.scored_on == self.config.testsets:
+            return
+        self.stage("test", ["test.py", "--checkpoint", *map(str, checkpoints)])
+        how = ["--no_figures", "--convention", CONVENTION, "--workers", str(self.stages.threads)]
+        self.stage("evaluate", ["evaluate.py", *how])
+        self.journal.scored_on = self.config.testsets
+        self.journal.write()
+
+
+def begin(planned: Planned, base: Config | None) -> Config:
+    """Write the settings of a trial, or check those that it has.
+
+    Raises:
+        UserError: the trial has begun with others, or they differ from the base trial's in more
+            than the arm's own, for config.py has been edited since.
+    """
+    config = settings.resolve(planned.flags)
+    settings.check_names(config)
+    if base is not None:
+        own = {"trial", *FREE, *ARMS[planned.arm].settings}
+        others = settings.differences(base, config).keys() - own
+        if others:
+            raise UserError(
+                f"{base.run_folder}: was begun with other defaults ({', '.join(sorted(others))}): "
+                "name another --out"
+            )
+    settings.save(config)
+    return config
+
+
+def run_base(trial: Trial) -> None:
+    """Train what the arms of a seed share: the first round, and the dense twin."""
+    trial.ask_and_train("points", 0)
+    trial.stage("train dense", ["train.py", "--arm", "dense"], trial.run.trained("dense", 0))
+    trial.score([trial.run.checkpoint(arm, 0, "best") for arm in ("points", "dense")])
+
+
+def run_arm(trial: Trial, base: Config) -> None:
+    """Train and score all rounds of an arm, from the base trial's first one where it may."""
+    shared = RunFolder(base.run_folder)
+    if not trial.run.superpixels.exists():  # they follow from the pictures; so does what is sound
+        copy_tree(shared.superpixels, trial.run.superpixels)
+        link(shared.root / "data_checked.json", trial.run.root / "data_checked.json")
+    if shares_first_round(base, trial.config):
+        take_first_round(shared, trial.run)
+        trial.journal.shared = True
+        trial.journal.write()
+    rounds = range(trial.config.rounds)
+    for index in rounds:
+        trial.ask_and_train(trial.supervision if index else "points", index)
+    mine = rounds[1:] if trial.journal.shared else rounds
+    trial.score([trial.run.checkpoint(trial.supervision, index, "best") for index in mine])
+
+
+def take_first_round(base: RunFolder, arm: RunFolder) -> None:
+    """Give a trial the first round of another as its own; see `label_arms.shares_first_round`.
+
+    Files are linked: every stage writes a file anew and puts it in the old one's place, so neither
+    trial changes the other's. The round's folder comes last and at once: where it is, all is.
+    """
+    target = arm.training("points", 0)
+    if target.exists():
+        return
+    for path in (base.validation_points.parent, base.ledger.parent):
+        copy_tree(path, arm.root / path.name)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    copy_tree(base.training("points", 0), partial)
+    partial.rename(target)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder by `link`; what a killed process left half written stays behind."""
+    hidden = shutil.ignore_patterns(".*")
+    shutil.copytree(source, target, copy_function=link, ignore=hidden, dirs_exist_ok=True)
+
+
+def link(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Make a hard link to a file in the place of another, or a copy where there are no links."""
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def clean(trial: Trial) -> None:
+    """Delete what no table and no arm needs any more: maps, and weights but the best.
+
+    The base trial keeps all of its first round, for arms that are still to come.
+    """
+    run = trial.run
+    for folder in run.predictions.glob("*/*"):
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    rounds = range(trial.config.rounds)
+    if trial.config.trial == BASE_TRIAL:
+        trainings = [run.training("dense", 0)]
+    else:
+        trainings = [run.training(arm, index) for arm in ("points", "random") for index in rounds]
+    for folder in trainings:
+        (folder / "checkpoints" / "last.pth").unlink(missing_ok=True)
+        for name in ("snapshots", "members", "region_labels"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def run_trial(planned: Planned, base: Planned, stages: Stages, keep: bool) -> None:
+    """Run one trial to its scores; one that has them is left alone.
+
+    Raises:
+        UserError: a stage failed, or the settings cannot be meant.
+    """
+    folder = Path(planned.flags["runs"]) / planned.trial
+    with locked(folder / "bench.lock", f"it runs {folder}") as lock:
+        is_base = planned.trial == BASE_TRIAL
+        base_config = None if is_base else settings.resolve(base.flags)
+        config = begin(planned, base_config)
+        trial = Trial(config, planned.supervision, stages, Journal(folder), lock)
+        if trial.journal.scored_on != config.testsets:
+            if base_config is None:
+                run_base(trial)
+            else:
+                run_arm(trial, base_config)
+        if not keep:
+            clean(trial)
+
+
+def run_all(
+    trials: Sequence[tuple[Planned, Planned]], stages: Stages, keep: bool
+) -> Iterator[tuple[Planned, str]]:
+    """Run trials, `Stages.jobs` at a time; yield each when it has ended, and why it failed or "".
+
+    Args:
+        trials: each with the base trial of its seed; base trials are among them, each before all
+            arms of its seed.
+        stages: runs their stages.
+        keep: leave maps and weights where they are.
+    """
+    bases: dict[int, Future[str]] = {}
+
+    def work(planned: Planned, base: Planned) -> str:
+        if planned.trial != BASE_TRIAL and bases[planned.seed].result():
+            return "the base trial of this seed failed"
+        try:
+            run_trial(planned, base, stages, keep)
+        except (UserError, OSError) as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(stages.jobs) as pool:
+        try:
+            futures: dict[Future[str], Planned] = {}
+            for planned, base in trials:
+                future = pool.submit(work, planned, base)
+                futures[future] = planned
+                if planned.trial == BASE_TRIAL:
+                    bases[planned.seed] = future
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            stages.stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def prepare_data(config: Config, stages: Stages, out: Path) -> None:
+    """Draw the made sample data where they are meant, and check the sets once.
+
+    Raises:
+        UserError: the sets cannot be trained or tested on.
+    """
+    log = out / "data.log"
+    if config.sample:
+        stages.run(["-m", "datasets.sample", "--out", config.data_root], log)
+    sets = {"trainset": config.trainset, "testsets": config.testsets}
+    stamp, done = out / "data_checked.json", {"data_root": config.data_root, **sets}
+    if not stamp.exists() or read_json(stamp) != done:
+        flags = [text for name, value in done.items() for text in (f"--{name}", value)]
+        stages.run(["-m", "datasets.check", *flags], log)
+        write_json(stamp, done)

@@ -1,0 +1,122 @@
+"""The table of the label-efficiency experiment, for people and as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.label_arms import BASE_TRIAL
+from benchmarks.label_runs import CONVENTION
+from benchmarks.label_scores import REFERENCE, TESTED, Block, Compared, Entry, by_arm, ratio
+from utils.score_tables import plain_markdown
+from utils.significance import Spread, spread_of
+
+COLUMNS = ("maxF", "meanF", "wF", "S", "meanE", "MAE")
+"""Metrics of the printed tables; table.csv holds all."""
+
+LEAK = "region_mask"
+
+
+def told(found: Spread | None, digits: int) -> str:
+    """Return mean and spread as text."""
+    if found is None:
+        return "-"
+    text = f"{found.mean:.{digits}f}"
+    return text if found.spread is None else f"{text} ± {found.spread:.{digits}f}"
+
+
+def markdown(entries: Sequence[Entry], blocks: Sequence[Block], seeds: Sequence[int]) -> str:
+    """Return the whole table: two for each block, scores and ratios to the dense twin."""
+    compared, arms = Compared(entries, blocks), by_arm(entries)
+    dense = arms.get("dense", {})
+    text = ["# Label efficiency", "", _notes(seeds), ""]
+    for block in blocks:
+        lines = []
+        for arm, mine in arms.items():
+            p = [compared.p.get((block.title, arm, metric)) for metric in TESTED]
+            lines.append(_score_line(list(mine.values()), block, p))
+        header = ["arm", "seeds", "points", "labelled %", "region error %", *COLUMNS]
+        header += [f"p {metric}" for metric in TESTED]
+        text += [f"## {block.title}", "", plain_markdown(header, lines), ""]
+        lines = [_ratio_line(list(mine.values()), block, dense) for mine in arms.values()]
+        header = ["arm", *(f"{metric} / dense" for metric in COLUMNS)]
+        header += ["area maxF", "area 1 - MAE", "selection s"]
+        text += [plain_markdown(header, lines), ""]
+    return "\n".join(text)
+
+
+def label_of(entry: Entry) -> str:
+    """Return what an arm is called in tables and figures."""
+    same = "" if entry.trial in (entry.arm, BASE_TRIAL) else f" (= {entry.trial})"
+    return entry.arm + same + " (LEAKS the mask)" * (entry.label_mode == LEAK)
+
+
+def _score_line(mine: Sequence[Entry], block: Block, p: Sequence[float | None]) -> list[str]:
+    """Return a line of the table of scores, of one arm with all its seeds."""
+    scores = [_told(spread_of(e.means(block.sets).get(m) for e in mine), 4) for m in COLUMNS]
+    return [
+        label_of(mine[0]),
+        str(len(mine)),
+        _mean([entry.points for entry in mine], 1),
+        _mean([entry.labelled for entry in mine], 3),
+        _mean([entry.region_error for entry in mine], 1),
+        *scores,
+        *("-" if value is None else f"{value:.3f}" for value in p),
+    ]
+
+
+def _ratio_line(mine: Sequence[Entry], block: Block, dense: Mapping[int, Entry]) -> list[str]:
+    """Return a line of the table of ratios."""
+    ratios = [_told(spread_of(ratio(e, dense, block.sets, m) for e in mine), 3) for m in COLUMNS]
+    areas = [_told(spread_of(e.area(m, block.sets) for e in mine), 4) for m in ("maxF", "MAE")]
+    return [label_of(mine[0]), *ratios, *areas, _mean([entry.selection for entry in mine], 0)]
+
+
+def _told(found: Spread | None, digits: int) -> str:
+    """Return mean and spread as text."""
+    if found is None:
+        return "-"
+    text = f"{found.mean:.{digits}f}"
+    return text if found.spread is None else f"{text} ± {found.spread:.{digits}f}"
+
+
+def _mean(values: Sequence[float | None], digits: int) -> str:
+    found = spread_of(values)
+    return "-" if found is None else f"{found.mean:.{digits}f}"
+
+
+def _notes(seeds: Sequence[int]) -> str:
+    """Return how to read the tables."""
+    listed = ", ".join(map(str, seeds))
+    return (
+        f"Seeds {listed}; mean ± sample standard deviation over them. A ratio is to the dense twin "
+        "of the same seed, taken before averaging. Weights: after the last round, the epoch of "
+        "lowest validation error, at points for points, at masks for masks. Region error: wrong "
+        "labels if each answer were spread over its superpixel. Area: under the curve of the score "
+        "over points an image, from the first round to the last, divided by its width. Selection: "
+        "wall time of asking after the first round, the start of its process included. p: paired "
+        f"bootstrap over the images against {REFERENCE}, each image's scores averaged over the "
+        "seeds first, adjusted (Holm) for the arms of the table; it says nothing of other "
+        f"trainings. Convention {CONVENTION}."
+    )
+
+
+def csv_rows(entries: Sequence[Entry], sets: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a row for each arm, seed and set, with all metrics and their ratios."""
+    dense = by_arm(entries).get("dense", {})
+    rows = []
+    for entry in entries:
+        for name in sets:
+            scores = entry.means([name])
+            relative = {f"{m}/dense": ratio(entry, dense, [name], m) for m in scores}
+            rows.append(
+                {"arm": entry.arm, "seed": entry.seed, "set": name, "images": entry.images[name]}
+                | {"points": entry.points, "labelled_percent": entry.labelled}
+                | {"region_error": entry.region_error, "label_mode": entry.label_mode}
+                | {"rounds": len(entry.rounds), "convention": CONVENTION}
+                | scores
+                | relative
+                | {"area maxF": entry.area("maxF", [name]), "area 1-MAE": entry.area("MAE", [name])}
+                | {"selection_s": entry.selection, "training_s": entry.training}
+            )
+    return [{k: "" if v is None else v for k, v in row.items()} for row in rows]

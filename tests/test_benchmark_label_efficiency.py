@@ -1,0 +1,493 @@
+"""The label-efficiency benchmark: arms, what they share, its arithmetic, and that it goes on."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import config as settings
+from benchmarks import label_efficiency, label_runs
+from benchmarks.label_arms import (
+    ARMS,
+    ASKS_LATER,
+    BASE_TRIAL,
+    BUDGETS,
+    ROUNDS,
+    Arm,
+    Planned,
+    as_flags,
+    choose_arms,
+    fault_of,
+    flags_of,
+    fresh,
+    parse_seeds,
+    plan,
+    shares_first_round,
+)
+from benchmarks.label_figure import budget_lines, round_lines
+from benchmarks.label_scores import Entry, blocks_of, mean_height, ratio
+from benchmarks.label_stages import Journal, Stages
+from benchmarks.label_table import csv_rows, markdown
+from config import FIELDS, FREE, Config
+from datasets.points import read_points
+from utils.checkpoints import load_checkpoint
+from utils.errors import UserError
+from utils.files import read_json, write_json
+from utils.run_folder import RunFolder
+from utils.tables import read_rows
+
+COMING = {"first_points", "spend", "ensemble", "losses_pseudo", "balent"}
+"""Fields and a name that other changes bring; without them their arms are left out."""
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_the_settings_of_every_arm_can_be_meant(name: str, tmp_path: Path) -> None:
+    arm = ARMS[name]
+    fault = fault_of(flags_of({}, arm, name, 0, tmp_path))
+    lacking = [new for new in COMING if new in {*arm.settings, *map(str, arm.settings.values())}]
+    assert not fault or any(new in fault for new in lacking), fault
+
+
+def test_arms_named_elsewhere_exist() -> None:
+    assert {*ROUNDS, *(name for names in BUDGETS.values() for name in names)} <= set(ARMS)
+    assert BASE_TRIAL not in ARMS
+
+
+def test_flags_are_read_as_the_settings_they_stand_for(tmp_path: Path) -> None:
+    for name, arm in ARMS.items():
+        fields = {k: v for k, v in arm.settings.items() if k in FIELDS}
+        parsed = vars(settings.make_parser("").parse(as_flags(fields)))
+        assert parsed == fields, name
+
+
+def changed(config: Config, name: str) -> Config:
+    """Return the settings with another value of a field, whether or not it can be meant."""
+    other = copy.copy(config)
+    value = getattr(config, name)
+    object.__setattr__(other, name, "other" if isinstance(value, (str, dict)) else not value)
+    return other
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_first_round_is_shared_if_no_field_it_depends_on_differs(name: str) -> None:
+    base = Config(trainset="A")
+    harmless = name in {*ASKS_LATER, *FREE, "trial"}
+    assert shares_first_round(base, changed(base, name)) == harmless
+
+
+def test_arms_of_one_setting_are_one_trial(tmp_path: Path) -> None:
+    names = ["default", "random", "ours_1", "ours_10", "random_1", "random_10", "rounds_2", "dense"]
+    planned, faults = plan(names, {}, [0, 1], tmp_path)
+    assert not faults
+    trials = {one.arm: one.trial for one in planned}
+    assert trials == {
+        "default": "default",
+        "ours_10": "default",
+        "rounds_2": "default",
+        "random": "random",
+        "random_10": "random",
+        "ours_1": "ours_1",
+        "random_1": "ours_1",
+        "dense": BASE_TRIAL,
+    }
+    assert {(one.arm, one.seed) for one in planned} == {(n, s) for n in names for s in (0, 1)}
+    other = {one.arm: one.trial for one in plan(names, {"rounds": 5}, [0], tmp_path)[0]}
+    assert other["rounds_2"] == "ours_10" != other["default"]
+
+
+def test_an_unknown_arm_is_left_out_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARMS, "odd", Arm("", {"no_such_field": 1}))
+    monkeypatch.setitem(ARMS, "odder", Arm("", {"acquisition": "guess"}))
+    planned, faults = plan(["odd", "odder", "margin"], {}, [0], tmp_path)
+    assert [one.arm for one in planned] == ["margin"]
+    assert "no_such_field" in faults["odd"]
+    assert "'guess'" in faults["odder"]
+
+
+def test_seeds_and_arms_as_given() -> None:
+    assert parse_seeds("3") == [0, 1, 2]
+    assert parse_seeds("0,2") == [0, 2]
+    assert parse_seeds("2,") == [2]
+    for text in ("0", "", "a", "-1", "1.5"):
+        with pytest.raises(UserError, match="--seeds"):
+            parse_seeds(text)
+    assert choose_arms("random,dense") == ["dense", "random"]
+    assert choose_arms("") == list(ARMS)
+    with pytest.raises(UserError, match="did you mean 'margin'"):
+        choose_arms("margins")
+
+
+def test_nothing_of_a_place_is_told() -> None:
+    words = ["--out", "/a/b/c", "--data_root=/d/e", "rel/x", "bce=1+iou=2"]
+    found = [label_efficiency.without_folders(word) for word in words]
+    assert found == ["--out", "c", "--data_root=e", "rel/x", "bce=1+iou=2"]
+
+
+# --- arithmetic ------------------------------------------------------------------------------
+
+
+def entry(arm: str, seed: int, rounds: Sequence[tuple[float | None, dict[str, Any]]]) -> Entry:
+    scores = tuple((points, dict(of)) for points, of in rounds)
+    images = dict.fromkeys(scores[0][1], 2)
+    where = Path("no") / arm / str(seed)
+    return Entry(arm, seed, arm, scores, 0.1, 2.0, "pixel", images, 1.0, 2.0, where)
+
+
+def test_the_mean_height_of_a_curve() -> None:
+    # Trapezia of 2 x (.2 + .4) / 2 and 5 x (.4 + .6) / 2 over a width of 7.
+    assert mean_height([3, 5, 10], [0.2, 0.4, 0.6]) == pytest.approx(3.1 / 7)
+    assert mean_height([5, 10], [0.5, 0.5]) == pytest.approx(0.5)
+
+
+def test_areas_means_and_ratios_by_hand() -> None:
+    first = {"A": {"maxF": 0.4, "MAE": 0.3}, "B": {"maxF": 0.6, "MAE": 0.1}}
+    last = {"A": {"maxF": 0.6, "MAE": 0.2}, "B": {"maxF": 0.8, "MAE": 0.1}}
+    asked = entry("default", 0, [(5.0, first), (10.0, last)])
+    assert asked.means(["A", "B"])["maxF"] == pytest.approx(0.7)
+    assert asked.area("maxF", ["A", "B"]) == pytest.approx((0.5 + 0.7) / 2)
+    assert asked.area("MAE", ["A"]) == pytest.approx((0.7 + 0.8) / 2)
+    dense = entry("dense", 0, [(None, {"A": {"maxF": 0.8}, "B": {"maxF": 0.9}})])
+    assert dense.area("maxF", ["A"]) is None
+    assert ratio(asked, {0: dense}, ["A", "B"], "maxF") == pytest.approx(0.7 / 0.85)
+    assert ratio(asked, {1: dense}, ["A"], "maxF") is None
+
+
+def test_a_ratio_is_taken_within_each_seed_and_spread_over_seeds() -> None:
+    values = {0: (0.4, 0.8), 1: (0.9, 1.0)}
+    entries = [
+        entry(arm, seed, [(None, {"A": {"S": pair[column]}})])
+        for seed, pair in values.items()
+        for column, arm in enumerate(["random", "dense"])
+    ]
+    text = markdown(entries, blocks_of(["A"], []), [0, 1])
+    # Of (.5, .9): mean .7, standard deviation .4 / sqrt 2; a ratio of means would be .722.
+    assert "0.700 ± 0.283" in text
+    assert "0.6500 ± 0.3536" in text
+    rows = csv_rows(entries, ["A"])
+    assert [row["S/dense"] for row in rows if row["arm"] == "random"] == [0.5, 0.9]
+
+
+def test_hard_sets_are_averaged_apart() -> None:
+    assert [b.sets for b in blocks_of(["A", "B"], [])] == [("A", "B"), ("A",), ("B",)]
+    found = [block.sets for block in blocks_of(["A", "B", "C", "D"], ["B", "D"])]
+    assert found == [("A", "C"), ("B", "D"), ("A",), ("B",), ("C",), ("D",)]
+    assert [block.sets for block in blocks_of(["A"], ["A"])] == [("A",)]
+
+
+def test_the_leak_is_named_in_the_table() -> None:
+    leaking = dataclasses.replace(
+        entry("region_mask", 0, [(10.0, {"A": {"S": 0.5}})]), label_mode="region_mask"
+    )
+    lines = markdown([leaking], blocks_of(["A"], []), [0]).splitlines()
+    assert [line for line in lines if line.startswith("| region_mask (LEAKS the mask) ")]
+
+
+def test_lines_of_the_figure() -> None:
+    scores = {"A": {"S": 0.5}}
+    entries = [entry("ours_10", s, [(5.0, scores), (10.0, scores)]) for s in (0, 1)]
+    entries += [entry("ours_3", s, [(2.0, scores), (3.0, scores)]) for s in (0, 1)]
+    entries += [entry("margin", 0, [(5.0, scores), (10.0, scores)])]
+    (line,) = budget_lines(entries)
+    assert [(points, len(of)) for points, of in line.places] == [(3.0, 2), (10.0, 2)]
+    (line,) = round_lines(entries)
+    assert [points for points, _ in line.places] == [5.0, 10.0]
+
+
+# --- runs ------------------------------------------------------------------------------------
+
+
+class Pretended(Stages):
+    """Stages that only leave behind what a stage leaves; some of them fail or are killed."""
+
+    def __init__(self, trap: Callable[[str, str], None] = lambda trial, stage: None) -> None:
+        super().__init__(jobs=1)
+        self.trap = trap
+        self.seen: list[tuple[str, str]] = []
+
+    def run(
+        self,
+        command: Sequence[str],
+        log: Path,
+        tick: Callable[[float], None] = lambda seconds: None,
+        keep_open: Sequence[int] = (),
+    ) -> None:
+        flags = dict(itertools.pairwise(command))
+        stage = flags.get("-m", command[0]).removesuffix(".py")
+        index = int(flags.get("--round", 0))
+        run = RunFolder(Path(flags["--runs"]) / flags["--trial"])
+        name = f"{stage} {flags.get('--arm', '')} {index}" if "--arm" in flags else stage
+        tick(1.0)
+        self.trap(flags["--trial"], name)
+        self.seen.append((flags["--trial"], name))
+        if stage == "active_learning":
+            self.leave(run.points(flags["--arm"], index), run.ledger, run.validation_points)
+            self.leave(run.root / "data_checked.json")
+        elif stage == "train":
+            folder = run.training(flags["--arm"], index)
+            weights = [folder / "checkpoints" / f"{kind}.pth" for kind in ("best", "last")]
+            self.leave(*weights, folder / "snapshots" / "epoch_0001.pth", folder / "trained.json")
+        elif stage == "test":
+            self.leave(run.predictions / "x" / "A" / "1.png", run.predictions / "x" / "made.json")
+        else:
+            self.leave(run.superpixels / "200" / "1.png")
+
+    def leave(self, *paths: Path) -> None:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("x", encoding="utf-8")
+
+
+def work_of(arms: Sequence[str], root: Path, **flags: Any) -> list[tuple[Planned, Planned]]:
+    given = {"data_root": "D", "trainset": "A", "testsets": "B", **flags}
+    fields = flags_of(given, Arm(""), BASE_TRIAL, 0, root)
+    base = Planned("default", 0, BASE_TRIAL, fields, "points")
+    return [(one, base) for one in [base, *plan(arms, given, [0], root)[0]]]
+
+
+def run_pretended(
+    arms: Sequence[str], root: Path, stages: Stages, keep: bool = False, **flags: Any
+) -> dict[str, str]:
+    found = label_runs.run_all(work_of(arms, root, **flags), stages, keep)
+    return {one.trial: fault for one, fault in found}
+
+
+def test_an_arm_trains_what_it_does_not_share(tmp_path: Path) -> None:
+    stages = Pretended()
+    faults = run_pretended(["random", "margin", "region"], tmp_path, stages)
+    assert set(faults.values()) == {""}
+    of_trial = {t: [name for trial, name in stages.seen if trial == t] for t in faults}
+    scoring = ["test", "evaluate"]
+    first = ["active_learning points 0", "train points 0"]
+    second = ["active_learning points 1", "train points 1"]
+    assert of_trial[BASE_TRIAL] == [*first, "train dense 0", *scoring]
+    assert of_trial["margin"] == [*second, *scoring]
+    assert of_trial["region"] == [*first, *second, *scoring]
+    assert of_trial["random"] == ["active_learning random 1", "train random 1", *scoring]
+    run = tmp_path / "seed_0"
+    assert Journal(run / "margin").shared
+    assert not Journal(run / "region").shared
+    assert read_json(run / "margin/config.json")["acquisition"] == "margin"
+    # Space is spared, but for what later arms start from.
+    assert (run / "base/round_00/snapshots").exists()
+    assert (run / "base/round_00/checkpoints/last.pth").exists()
+    for folder in ("base/dense", "margin/round_00", "region/round_00", "random/random/round_01"):
+        assert sorted(p.name for p in (run / folder).rglob("*.pth")) == ["best.pth"]
+    assert not list(run.glob("*/preds/*/A"))
+    assert len(list(run.glob("*/preds/x/made.json"))) == 4
+
+
+def test_keep_keeps_all(tmp_path: Path) -> None:
+    run_pretended(["margin"], tmp_path, Pretended(), keep=True)
+    run = tmp_path / "seed_0" / "margin"
+    assert (run / "preds/x/A/1.png").exists()
+    assert (run / "round_01/snapshots").exists()
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    run_pretended(["margin"], tmp_path, Pretended())
+    again = Pretended()
+    assert set(run_pretended(["margin"], tmp_path, again).values()) == {""}
+    assert again.seen == []
+    run_pretended(["margin"], tmp_path, again, testsets="B+C")  # maps of the new set
+    assert {name for _, name in again.seen} == {"test", "evaluate"}
+    assert Journal(tmp_path / "seed_0" / "margin").scored_on == "B+C"
+
+
+def test_a_killed_run_goes_on_and_adds_up_its_time(tmp_path: Path) -> None:
+    def kill(trial: str, stage: str) -> None:
+        if (trial, stage) == ("margin", "train points 1"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pretended(["margin"], tmp_path, Pretended(kill))
+    going_on = Pretended()
+    run_pretended(["margin"], tmp_path, going_on)
+    names = [name for _, name in going_on.seen]
+    assert names == ["train points 1", "test", "evaluate"]
+    seconds = Journal(tmp_path / "seed_0" / "margin").seconds
+    assert seconds == {"ask round_01": 1.0, "train round_01": 2.0, "test": 1.0, "evaluate": 1.0}
+
+
+def test_a_failing_arm_does_not_stop_the_others(tmp_path: Path) -> None:
+    def fail(trial: str, stage: str) -> None:
+        if trial == "margin":
+            raise UserError("it broke")
+
+    faults = run_pretended(["margin", "entropy"], tmp_path, Pretended(fail))
+    assert faults == {BASE_TRIAL: "", "margin": "it broke", "entropy": ""}
+
+
+def test_without_its_base_trial_no_arm_is_run(tmp_path: Path) -> None:
+    def fail(trial: str, stage: str) -> None:
+        raise UserError("it broke")
+
+    faults = run_pretended(["margin"], tmp_path, Pretended(fail))
+    assert faults == {BASE_TRIAL: "it broke", "margin": "the base trial of this seed failed"}
+
+
+def test_an_arm_is_not_compared_with_a_base_of_other_defaults(tmp_path: Path) -> None:
+    run_pretended([], tmp_path, Pretended())
+    path = tmp_path / "seed_0" / BASE_TRIAL / "config.json"
+    write_json(path, {**read_json(path), "lr": 0.5})
+    faults = run_pretended(["margin"], tmp_path, Pretended())
+    assert "other defaults (lr)" in faults["margin"]
+
+
+def test_a_link_replaces_what_is_there_and_is_not_written_through(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    write_json(source, 1)
+    target.write_text("old", encoding="utf-8")
+    label_runs.link(source, target)
+    assert read_json(target) == 1
+    write_json(target, 2)  # as every stage writes
+    assert read_json(source) == 1
+
+
+def test_stages_run_from_any_folder_and_tell_the_end_of_their_log(
+    sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    stages, times = Stages(jobs=1), []
+    log = tmp_path / "log"
+    check = ["-m", "datasets.check", "--data_root", str(sample_root), "--trainset"]
+    stages.run([*check, "SAMPLE-TR"], log, times.append)
+    assert sum(times) > 0
+    with pytest.raises(UserError, match=r"datasets.check failed \(2\), see .*NO-SET"):
+        stages.run([*check, "NO-SET"], log)
+    with pytest.raises(UserError, match=r"evaluate.py failed \(2\)"):
+        stages.run(["evaluate.py", "--no_such_flag"], log)
+    assert log.read_text(encoding="utf-8").count("$ ") == 3
+
+
+def test_a_stage_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    stages = Stages(jobs=1)
+    timer = Timer(0.3, stages.stop.set)
+    timer.start()
+    sleep = ["-m", "timeit", "-n", "1", "-r", "1", "import time; time.sleep(200)"]
+    with pytest.raises(UserError, match=r"timeit failed \(-15\)"):
+        stages.run(sleep, tmp_path / "log")
+
+
+class InProcess(Stages):
+    """Runs the stages themselves, without the seconds that a new process takes to import them."""
+
+    threads = 1
+
+    def run(
+        self,
+        command: Sequence[str],
+        log: Path,
+        tick: Callable[[float], None] = lambda seconds: None,
+        keep_open: Sequence[int] = (),
+    ) -> None:
+        if command[:2] == ["-m", "datasets.check"]:
+            return
+        name = "active_learning.__main__" if command[0] == "-m" else command[0]
+        words = command[2:] if command[0] == "-m" else command[1:]
+        assert import_module(name.removesuffix(".py")).main(words) == 0
+        tick(1.0)
+
+
+ASKED_OTHERWISE = {
+    "acquisition": "bald",
+    "attack": "fgsm",
+    "attack_eps": 1.0,
+    "attack_step": 0.25,
+    "attack_steps": 2,
+    "attack_patches": 2,
+    "vote_kernel": 3,
+    "vote_sigma": 0.2,
+    "candidates_percent": 30.0,
+    "candidates_max": 20,
+    "diversity": "k_centre",
+    **({"spend": "pool"} if "spend" in FIELDS else {}),
+}
+
+
+@pytest.mark.timeout(600)
+def test_the_whole_run_and_that_sharing_changes_nothing(
+    tiny: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert ASKED_OTHERWISE.keys() == ASKS_LATER & FIELDS.keys()
+    monkeypatch.setitem(ARMS, "otherwise", Arm("all fields of ASKS_LATER", ASKED_OTHERWISE))
+    monkeypatch.setitem(ARMS, "odd", Arm("", {"no_such_field": 1}))
+    monkeypatch.setattr(label_efficiency, "Stages", InProcess)
+    out, flags = tmp_path / "out", [*tiny[4:], "--epochs", "1", "--snapshots", "1"]
+    flags += ["--seeds", "1", "--out", str(out)]
+    code = label_efficiency.main([*flags, "--arms", "default,otherwise,odd"])
+    told = capsys.readouterr()
+    assert code == 1
+    assert "odd: left out: config.py has no field no_such_field" in told.err
+    check_report(out)
+
+    alone = {**fresh_flags(flags, out), "runs": str(tmp_path / "alone")}
+    words = as_flags(alone)
+    for index in ("0", "1"):
+        which = [*words, "--arm", "points", "--round", index]
+        assert import_module("active_learning.__main__").main(which) == 0
+        assert import_module("train").main(which) == 0
+    shared, scratch = out / "seed_0" / "otherwise", tmp_path / "alone" / "otherwise"
+    assert Journal(shared).shared
+    for name in ("round_00/points.csv", "round_01/points.csv", "validation/points.csv"):
+        assert (shared / name).read_bytes() == (scratch / name).read_bytes()
+    ledgers = [sorted(read_points(run / "oracle/ledger.csv")) for run in (shared, scratch)]
+    assert ledgers[0] == ledgers[1]
+    for index in range(2):
+        first, second = (
+            load_checkpoint(RunFolder(run).checkpoint("points", index, "best"))["model"]
+            for run in (shared, scratch)
+        )
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    default = out / "seed_0" / "default"
+    assert (default / "round_01/points.csv").read_bytes() != (
+        shared / "round_01/points.csv"
+    ).read_bytes()
+
+
+def fresh_flags(flags: list[str], out: Path) -> dict[str, Any]:
+    """Return all fields of the arm's trial."""
+    given = label_efficiency.parse(flags)[1]
+    config = fresh(flags_of(given, ARMS["otherwise"], "otherwise", 0, out))
+    return settings.to_dict(config)
+
+
+def check_report(out: Path) -> None:
+    """The report holds what the trials' own tables hold."""
+    rows = read_rows(out / "table.csv", ("arm", "seed", "set", "S", "S/dense"))
+    assert [row["arm"] for row in rows] == ["dense", "default", "otherwise"]
+    dense, default = rows[:2]
+    mine = read_rows(out / "seed_0/default/scores.csv", ("checkpoint", "set", "S"))
+    final = next(r for r in mine if (r["checkpoint"], r["set"]) == ("round_01-best", "SAMPLE-TE"))
+    assert float(default["S"]) == float(final["S"])
+    assert float(default["S/dense"]) == pytest.approx(float(default["S"]) / float(dense["S"]))
+    assert float(default["points"]) == 4
+    base = read_rows(out / "seed_0/base/scores.csv", ("checkpoint", "set", "S"))
+    first = next(r for r in base if (r["checkpoint"], r["set"]) == ("round_00-best", "SAMPLE-TE"))
+    area = (float(first["maxF"]) + float(final["maxF"])) / 2
+    assert float(default["area maxF"]) == pytest.approx(area)
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert results["settings"]["data_root"] == "data"
+    assert results["arms"]["default"]["rounds"]["0"][0]["points"] == 2
+    assert str(out) not in json.dumps(results)
+    assert (out / "figure.png").stat().st_size > 10_000
+    table = (out / "table.md").read_text(encoding="utf-8")
+    line = next(line for line in table.splitlines() if line.startswith("| otherwise |"))
+    p = [float(cell) for cell in line.split("|")[-3:-1]]
+    assert np.all((np.array(p) > 0) & (np.array(p) <= 1))
