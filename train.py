@@ -20,23 +20,24 @@ from torch.nn import functional
 from tqdm import tqdm
 
 import config as settings
+from active_learning.self_training import Teacher
 from config import Config
 from datasets.augment import Augmentation
 from datasets.cache import ResizedImages, ResizedMasks, native_sizes
 from datasets.checked import require_checked
 from datasets.groups import list_groups
 from datasets.index import Sample, list_split
-from datasets.points import read_answers, read_points
-from datasets.superpixels import SuperpixelCache, read_label_map, spread
+from datasets.points import read_answers
+from datasets.round_labels import class_weights, read_point_labels
 from datasets.training import Batch, Labels, MaskLabels, PointLabels, TrainingSet, make_loader
 from losses import Supervision, total_loss
 from losses.groups import adversarial_discriminator
 from losses.objective import Objective
 from losses.supervision import pseudo_labels
 from models import SaliencyNet, build_model
-from models.discriminator import Discriminator
+from models.adversary import Adversary
 from models.ensemble import mean_maps
-from models.stored import load_model, parts_of
+from models.stored import parts_of
 from utils.checkpoints import load_checkpoint, load_weights_into, save_checkpoint
 from utils.device import Machine, choose_machine, worker_count
 from utils.errors import UserError, run_script
@@ -45,48 +46,6 @@ from utils.logs import TrainingLog
 from utils.run_folder import ARMS, RunFolder, snapshot_name
 from utils.schedule import cyclic_cosine, snapshot_epochs
 from utils.seeding import random_state, restore_random_state, seed_everything, seed_for
-
-
-def read_supervision(
-    config: Config, run: RunFolder, arm: str, last_round: int, samples: Sequence[Sample]
-) -> Labels:
-    """Return the labels of the training images: masks, or the points of rounds 0..last_round."""
-    if arm == "dense":
-        return MaskLabels(ResizedMasks(samples, config.size, config.cache_mb, "training"))
-    of_image = read_answers(run.answers(arm, last_round + 1), samples)
-    sizes = native_sizes(samples)
-    maps = None
-    if config.label_mode == "region":
-        regions = SuperpixelCache(run.superpixels, config.superpixels)
-        pairs = zip(samples, of_image, strict=True)
-        work = tqdm(pairs, "spreading labels", len(samples), unit="image", leave=False)
-        maps = [spread(found, regions(sample)) for sample, found in work]
-    elif config.label_mode == "region_mask":
-        folder = run.region_labels(arm, last_round)
-        maps = [
-            read_label_map(folder / f"{sample.name}.png", (height, width))
-            for sample, (width, height) in zip(samples, sizes, strict=True)
-        ]
-    return PointLabels(of_image, sizes, config.size, maps)
-
-
-def class_weights(run: RunFolder, arm: str, last_round: int) -> tuple[float, float]:
-    """Return the weights of background and foreground answers.
-
-    Asked pixels hold more foreground than pictures do, and a network trained on them as they are
-    sees objects everywhere. So the two classes are weighted to the shares they have in the first
-    round, whose pixels are a fair sample (random, or a grid): a correction of the label shift
-    (Saerens et al. 2002), known from points alone. Masks and random points need none; points on
-    objects (``first_points`` object) are of one round, and stay as they are.
-    """
-    if arm != "points" or last_round == 0:
-        return 1.0, 1.0
-    rounds = [[p.label for p in read_points(path)] for path in run.answers(arm, last_round + 1)]
-    labels = [label for answers in rounds for label in answers]
-    true, asked = sum(rounds[0]) / len(rounds[0]), sum(labels) / len(labels)
-    if min(true, asked) == 0 or max(true, asked) == 1:
-        return 1.0, 1.0
-    return (1 - true) / (1 - asked), true / asked
 
 
 def look_together(config: Config, samples: Sequence[Sample]) -> list[list[int]]:
@@ -152,87 +111,6 @@ def make_objective(config: Config, arm: str) -> Objective:
     )
 
 
-class Adversary:
-    """A discriminator that learns to tell labels from predictions, and its optimiser.
-
-    It sees the labelled pixels alone; at all others labels and predictions look the same, one
-    half. With masks that is the whole map, with points it is what the points say.
-    """
-
-    def __init__(self, config: Config, device: torch.device) -> None:
-        self.network = Discriminator().to(device)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), config.lr, betas=(0.5, 0.99))
-
-    def judge(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the opinion of predicted maps, (B, 1) logits, to be learnt from."""
-        self.network.requires_grad_(False)
-        return self.network(_where_labelled(logits.float().sigmoid(), labels))
-
-    def learn(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Take one step; return the loss."""
-        self.network.requires_grad_(True)
-        true = labels[:, 1:] / labels.sum(1, keepdim=True).clamp(min=1e-9)
-        made = _where_labelled(logits.detach().float().sigmoid(), labels)
-        loss = adversarial_discriminator(
-            self.network(_where_labelled(true, labels)), self.network(made)
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
-
-
-def _where_labelled(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return torch.where(labels.sum(1, keepdim=True) > 0, values, 0.5)
-
-
-class Teacher:
-    """Pseudo labels of the training images, from networks that learnt from points alone.
-
-    They are the mean map of the newest snapshots there are: those of this training, from the end of
-    its first cycle on, and before that those of the round before (self-training on the snapshots of
-    one trajectory, as in temporal ensembling, Laine and Aila, ICLR 2017). In the first cycle of the
-    first round there are none. A further member of a deep ensemble keeps no snapshots, so it goes
-    by those of the round before throughout.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        run: RunFolder,
-        arm: str,
-        round_index: int,
-        images: ResizedImages,
-        member: int = 0,
-    ) -> None:
-        self.images = images
-        self.groups = look_together(config, images.samples)
-        self.batch_size = config.batch_size
-        shape = (len(images), config.size, config.size)
-        self.maps = torch.zeros(shape, dtype=torch.uint8).share_memory_()
-        self.own = run.snapshots(arm, round_index) if member == 0 else None
-        self.earlier = run.snapshots(arm, round_index - 1) if round_index else None
-        self.seen: list[Path] = []
-
-    def look(self, epoch: int, machine: Machine) -> None:
-        """Make the pseudo labels anew if there are snapshots that they do not know.
-
-        Args:
-            epoch: whole epochs of this training; a later snapshot was left by an interrupted one.
-            machine: where to compute.
-        """
-        found = sorted(self.own.glob("*.pth")) if self.own else []
-        own = [path for path in found if path.name <= snapshot_name(epoch)]
-        newest = own or (sorted(self.earlier.glob("*.pth")) if self.earlier else [])
-        if newest == self.seen:
-            return
-        self.seen = newest
-        models = [load_model(path, machine)[0] for path in newest]
-        maps = mean_maps(models, self.images, self.groups, self.batch_size, machine)
-        for indices, prob in maps:
-            self.maps[torch.tensor(indices)] = (prob * 255).round().to(torch.uint8).cpu()
-
-
 class Trainer:
     """One training: its network, its optimiser, and where it stands.
 
@@ -257,13 +135,17 @@ class Trainer:
                 "2 to train on and 1 to validate"
             )
         images = ResizedImages(train, config.size, config.cache_mb, "training")
-        labels = read_supervision(config, self.run, arm, round_index, train)
+        labels = self._labels(train)
         augmentation = Augmentation(
             config.flip, config.crop, config.rotate, config.colour, config.pepper
         )
         self.teacher = None
         if config.losses_pseudo and arm != "dense":
-            self.teacher = Teacher(config, self.run, arm, round_index, images, member)
+            # A further member of a deep ensemble keeps no snapshots of its own.
+            own = self.run.snapshots(arm, round_index) if member == 0 else None
+            earlier = self.run.snapshots(arm, round_index - 1) if round_index else None
+            together, size = look_together(config, train), config.batch_size
+            self.teacher = Teacher(images, labels, together, size, own, earlier)
         groups = list_groups(train) if config.grouped else None
         self.classes = len(groups.names) if groups else 0
         self.loader, self.sampler = make_loader(
@@ -280,6 +162,15 @@ class Trainer:
         self.snapshot_epochs = snapshot_epochs(config.epochs, config.snapshots, config.first_cycle)
         self.epoch, self.best, self.rows = 0, math.inf, []
         self._build()
+
+    def _labels(self, samples: Sequence[Sample]) -> Labels:
+        config = self.config
+        if self.arm == "dense":
+            return MaskLabels(ResizedMasks(samples, config.size, config.cache_mb, "training"))
+        mode, regions = config.label_mode, config.superpixels
+        return read_point_labels(
+            self.run, self.arm, self.round, samples, config.size, mode, regions
+        )
 
     def _build(self) -> None:
         """Make network and optimiser, from the last whole epoch where there is one."""
@@ -304,7 +195,9 @@ class Trainer:
         self.model = model.to(device, memory_format=self.machine.memory_format)
         if config.freeze_backbone:
             self.model.freeze_encoder()
-        self.adversary = Adversary(config, device) if config.adversarial else None
+        self.adversary = (
+            Adversary(adversarial_discriminator, config.lr, device) if config.adversarial else None
+        )
         self.optimizer = make_optimizer(self.model, config)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         half = self.machine.dtype == torch.float16

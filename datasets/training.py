@@ -105,7 +105,7 @@ class Batch(NamedTuple):
         labels: uint8 (B, 2, size, size).
         indices: int64 (B,), the images' places in the set.
         classes: int64 (B,), class ids (`datasets.groups.Groups`); 0 in training without groups.
-        pseudo: uint8 (B, size, size), pseudo labels, or None where the set has none.
+        pseudo: bool (B, size, size), foreground of the pseudo labels; None where the set has none.
     """
 
     images: torch.Tensor
@@ -137,8 +137,8 @@ class TrainingSet(Dataset):
         labels: their labels.
         augmentation: how both are changed.
         seed: another seed, other changes.
-        pseudo: uint8 (N, size, size), foreground from 0 to 255 as some network sees it; may be
-            changed between epochs where it lies in shared memory. None: none are read.
+        pseudo: uint8 (N, size, size), pseudo labels, 255 for foreground; may be changed between
+            epochs where it lies in shared memory. None: none are read.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class TrainingSet(Dataset):
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         pseudo = None
         if self.pseudo is not None:
-            pseudo = torch.from_numpy(warp(self.pseudo[index].numpy(), affine))
+            pseudo = torch.from_numpy(warp(self.pseudo[index].numpy(), affine) >= 128)
         return Item(pixels, torch.from_numpy(self.labels.at(index, affine)), index, pseudo)
 
 

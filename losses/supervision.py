@@ -25,20 +25,20 @@ class Supervision(NamedTuple):
     small_logits: Tensor | None = None
 
 
-def pseudo_labels(maps: Tensor, labels: Tensor) -> Tensor:
-    """Return labels everywhere: what was answered, and elsewhere what a network sees.
+def pseudo_labels(foreground: Tensor, labels: Tensor) -> Tensor:
+    """Return labels everywhere: what was answered, and elsewhere what is guessed.
 
     Args:
-        maps: uint8 (B, H, W), foreground from 0 to 255.
+        foreground: bool (B, H, W), the guess.
         labels: (B, 2, H, W), see `Supervision`.
 
     Returns:
         (B, 2, H, W) of the labels' dtype, with the sum one at each pixel.
     """
-    seen = maps.to(labels.dtype)[:, None] / 255
+    guess = torch.stack([~foreground, foreground], 1).to(labels.dtype)
     answers = labels.sum(1, keepdim=True)
     told = labels / answers.where(answers > 0, answers.new_ones(()))
-    return told.where(answers > 0, torch.cat([1 - seen, seen], 1))
+    return told.where(answers > 0, guess)
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -12,19 +12,18 @@ import pytest
 import torch
 
 import active_learning.__main__ as asking
+import active_learning.self_training as self_training
 import config as settings
 import train
-from datasets.cache import ResizedImages
+from active_learning.self_training import Teacher
 from datasets.images import read_mask
-from datasets.index import list_split
 from datasets.points import Point, read_points, write_points
+from datasets.round_labels import class_weights
 from datasets.training import Batch
 from losses import objective
 from models import Prediction
 from models.saliency_net import NO_PARTS
-from models.stored import load_model
 from utils.checkpoints import load_checkpoint
-from utils.device import choose_machine
 from utils.errors import UserError
 from utils.run_folder import RunFolder
 from utils.tables import read_rows
@@ -48,12 +47,6 @@ def config_of(flags: list[str]) -> settings.Config:
 
 def run_of(flags: list[str]) -> RunFolder:
     return RunFolder(config_of(flags).run_folder)
-
-
-def training_images(config: settings.Config) -> ResizedImages:
-    root, fraction = config.data_root, config.validation_fraction
-    samples, _ = list_split(root, config.trainset, fraction, config.seed)
-    return ResizedImages(samples, config.size, config.cache_mb, "training")
 
 
 def run_rounds(flags: list[str]) -> RunFolder:
@@ -182,62 +175,36 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_pseudo_labels_are_what_the_newest_snapshots_see(
+def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    """None in the first cycle of all, then the snapshots of this training, else of the last."""
-    flags = [*tiny, *PSEUDO, *"--flip 0 --crop 1 --rotate 0 --lr 0.05".split()]
-    flags = flag(flags, "workers", workers)
-    step, seen = train.Trainer.step, []
+    """None in the first cycle of all; workers, too, see them change from epoch to epoch."""
+    looks = itertools.count()
 
-    def watched(self: train.Trainer, batch: Batch) -> tuple:
-        seen.append((self.round, self.epoch, batch, bool(self.teacher.seen)))
+    def stripes(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+        return np.uint8(255) * (np.indices(prob.shape)[1] // 2 % 3 == (look + seed) % 3)
+
+    def watched_look(self: Teacher, epoch: int, machine: object) -> None:
+        nonlocal look
+        look = next(looks)
+        look_anew(self, epoch, machine)
+
+    def watched_step(self: train.Trainer, batch: Batch) -> tuple:
         total, parts = step(self, batch)
-        assert any(name.startswith("pseudo/") for name in parts) == seen[-1][3]
+        assert any(name.startswith("pseudo/") for name in parts) == bool(self.teacher.seen)
+        steps.append((self.round, self.epoch, bool(self.teacher.seen)))
+        for index, found in zip(batch.indices.tolist(), batch.pseudo, strict=True):
+            expected = stripes(None, found.numpy(), None, index) if self.teacher.seen else 0
+            assert np.array_equal(found.numpy() * 255, expected + np.zeros(found.shape))
         return total, parts
 
-    monkeypatch.setattr(train.Trainer, "step", watched)
-    run = run_rounds(flags)
-    taught = {(r, e): on for r, e, _, on in seen}
-    assert taught == {(0, 0): False, (0, 1): True, (1, 0): True, (1, 1): True}
-    config = config_of(flags)
-    images = training_images(config)
-    machine = choose_machine("cpu", "fp32")
-    expectations = []
-    for (r, e), source in {
-        (0, 1): ["round_00/snapshots/epoch_0001.pth"],
-        (1, 0): ["round_00/snapshots/epoch_0001.pth", "round_00/snapshots/epoch_0002.pth"],
-        (1, 1): ["round_01/snapshots/epoch_0001.pth"],
-    }.items():
-        models = [load_model(run.root / name, machine)[0] for name in source]
-        batch = next(batch for *place, batch, _ in seen if place == [r, e])
-        pixels = machine.images(images.batch(batch.indices.tolist()))
-        with torch.no_grad():
-            maps = [model(pixels).logits.sigmoid()[:, 0] for model in models]
-        expected = torch.stack(maps).mean(0) * 255
-        worst = (batch.pseudo.float() - expected).abs().max()
-        assert worst <= 0.51, (r, e)
-        expectations.append(expected)
-    # Else one of them could pass for another.
-    for one, other in itertools.combinations(expectations, 2):
-        assert one.mean() != pytest.approx(other.mean(), abs=1)
-
-
-def test_pseudo_labels_overlook_what_an_interrupted_training_left(
-    tiny: list[str], tmp_path: Path
-) -> None:
-    """A kill between an epoch's snapshot and its last.pth leaves a snapshot of no whole epoch."""
-    flags = [*tiny, *PSEUDO]
-    run = run_rounds(flags)
-    config = config_of(flags)
-    images = training_images(config)
-    teacher = train.Teacher(config, run, "points", 1, images)
-    machine = choose_machine("cpu", "fp32")
-    names = []
-    for epoch in range(3):
-        teacher.look(epoch, machine)
-        names.append([f"{path.parts[-3]}/{path.stem[-1]}" for path in teacher.seen])
-    assert names == [["round_00/1", "round_00/2"], ["round_01/1"], ["round_01/1", "round_01/2"]]
+    look, steps = 0, []
+    step, look_anew = train.Trainer.step, Teacher.look
+    monkeypatch.setattr(self_training, "cut", stripes)
+    monkeypatch.setattr(Teacher, "look", watched_look)
+    monkeypatch.setattr(train.Trainer, "step", watched_step)
+    run_rounds(flag([*tiny, *PSEUDO, *"--flip 0 --crop 1 --rotate 0".split()], "workers", workers))
+    assert set(steps) == {(0, 0, False), (0, 1, True), (1, 0, True), (1, 1, True)}
 
 
 def test_a_finished_training_is_left_alone(tiny: list[str]) -> None:
@@ -323,12 +290,12 @@ def test_asked_points_count_as_random_ones_would(tiny: list[str]) -> None:
     for index, points in enumerate((first, second)):
         write_points(run.points("points", index), points)
         write_points(run.points("random", index), points)
-    background, foreground = train.class_weights(run, "points", 1)
+    background, foreground = class_weights(run, "points", 1)
     assert background * 10 == pytest.approx(0.8 * 20)
     assert foreground * 10 == pytest.approx(0.2 * 20)
-    assert train.class_weights(run, "points", 0) == (1.0, 1.0)
-    assert train.class_weights(run, "random", 1) == (1.0, 1.0)
-    assert train.class_weights(run, "dense", 0) == (1.0, 1.0)
+    assert class_weights(run, "points", 0) == (1.0, 1.0)
+    assert class_weights(run, "random", 1) == (1.0, 1.0)
+    assert class_weights(run, "dense", 0) == (1.0, 1.0)
 
 
 def test_points_on_objects_are_not_weighted(tiny: list[str]) -> None:

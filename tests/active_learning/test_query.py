@@ -18,7 +18,6 @@ from torch import nn
 
 import active_learning.oracle as oracle_module
 import active_learning.query as query
-import train
 from active_learning.__main__ import main
 from active_learning.attacks import ATTACKS, AttackSettings
 from active_learning.diversity import DIVERSITY
@@ -32,6 +31,7 @@ from datasets.cache import ResizedImages
 from datasets.index import list_sets, split_train_validation
 from datasets.label_budget import label_budget
 from datasets.points import Point, read_points
+from datasets.round_labels import read_point_labels
 from datasets.round_sheet import read_sheet
 from datasets.superpixels import superpixels
 from models import Prediction, SaliencyNet
@@ -748,7 +748,9 @@ def test_an_image_without_points_in_a_round(world, small, tmp_path, monkeypatch)
     maps = [run_of(config).region_labels("points", index) for index in (0, 1)]
     labels = [(folder / f"{samples[0].name}.png").read_bytes() for folder in maps]
     assert labels[0] == labels[1]
-    labels = train.read_supervision(config, run_of(config), "points", 1, samples)
+    labels = read_point_labels(
+        run_of(config), "points", 1, samples, config.size, config.label_mode, config.superpixels
+    )
     assert labels.at(0, np.eye(3)).sum() > 0
 
 

@@ -206,7 +206,7 @@ def test_the_mask_goes_where_the_image_goes():
     image = np.repeat(mask[..., None], 3, axis=2)
     dataset = TrainingSet(FromArray(image), MaskLabels(FromArray(mask)), augmentation, 0)
     for epoch in range(20):
-        pixels, counts, _ = dataset[(epoch, 0)]
+        pixels, counts, _, _ = dataset[(epoch, 0)]
         assert torch.equal(pixels[0] >= 128, counts[1] == 1)
 
 
@@ -219,7 +219,7 @@ def test_points_go_where_the_image_goes():
         labels = PointLabels([np.array([[x, y, 1]])], [(SIZE, SIZE)], SIZE)
         dataset = TrainingSet(FromArray(image), labels, augmentation, 0)
         for epoch in range(30):
-            pixels, counts, _ = dataset[(epoch, 0)]
+            pixels, counts, _, _ = dataset[(epoch, 0)]
             assert counts[0].sum() == 0
             assert counts[1].sum() <= 1
             if counts[1].sum():
@@ -303,7 +303,7 @@ def test_region_labels_go_where_the_image_goes():
     augmentation = Augmentation(flip=0.5, crop=0.6, rotate=25.0)
     dataset = TrainingSet(FromArray(image), labels, augmentation, 0)
     for epoch in range(15):
-        pixels, counts, _ = dataset[(epoch, 0)]
+        pixels, counts, _, _ = dataset[(epoch, 0)]
         assert counts.max() == 1
         assert (counts.sum(dim=0) <= 1).all()
         # Labels are not smeared over the borders of areas: there the nearest pixel counts, which

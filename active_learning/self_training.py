@@ -1,0 +1,122 @@
+"""Self-training: what snapshots see of the training images becomes labels, for the next ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from datasets.cache import ResizedImages
+from datasets.training import PointLabels
+from models.ensemble import mean_maps
+from models.stored import load_model
+from utils.cores import core_count
+from utils.device import Machine
+from utils.run_folder import snapshot_name
+
+SURE = 0.1
+"""Below it background is taken for certain, above one minus it foreground; the rest is cut."""
+
+CUTS = 3
+"""Iterations of GrabCut."""
+
+LEAST = 20
+"""Pixels of either class that a colour model needs; a map with fewer is taken at one half."""
+
+
+class Teacher:
+    """Pseudo labels of the training images, from networks that learnt from points alone.
+
+    They come from the newest snapshots there are: those of this training, from the end of its first
+    cycle on, and before that those of the round before (as the ensemble of one trajectory teaches
+    in temporal ensembling, Laine and Aila, ICLR 2017). In the first cycle of the first round there
+    are none. The snapshots' mean map of an image and its mirror image is cut along the picture's
+    edges by `cut`. Nothing but points, pictures and networks is looked at.
+
+    Args:
+        images: the training images.
+        labels: their points.
+        groups: places of the images that are looked at together.
+        batch_size: images looked at at a time.
+        own: folder of this training's snapshots, None if it keeps none.
+        earlier: folder of those of the round before, None in the first.
+
+    Attributes:
+        maps: uint8 (N, size, size), 255 for foreground, in memory that processes share.
+        seen: the snapshots they were made by; empty: there are no pseudo labels yet.
+    """
+
+    def __init__(
+        self,
+        images: ResizedImages,
+        labels: PointLabels,
+        groups: Sequence[Sequence[int]],
+        batch_size: int,
+        own: Path | None,
+        earlier: Path | None,
+    ) -> None:
+        self.images, self.labels, self.groups = images, labels, groups
+        self.batch_size = batch_size
+        self.own, self.earlier = own, earlier
+        shape = (len(images), images.size, images.size)
+        self.maps = torch.zeros(shape, dtype=torch.uint8).share_memory_()
+        self.seen: list[Path] = []
+
+    def look(self, epoch: int, machine: Machine) -> None:
+        """Make the pseudo labels anew if there are snapshots that they do not know.
+
+        Args:
+            epoch: whole epochs of this training; a later snapshot was left by an interrupted one.
+            machine: where to compute.
+        """
+        found = sorted(self.own.glob("*.pth")) if self.own else []
+        own = [path for path in found if path.name <= snapshot_name(epoch)]
+        newest = own or (sorted(self.earlier.glob("*.pth")) if self.earlier else [])
+        if newest == self.seen:
+            return
+        self.seen = newest
+        models = [load_model(path, machine)[0] for path in newest]
+        maps = mean_maps(models, self.images, self.groups, self.batch_size, machine, mirrored=True)
+        with ThreadPoolExecutor(core_count()) as pool:
+            for indices, prob in maps:
+                list(pool.map(self._keep, indices, prob.cpu().numpy()))
+
+    def _keep(self, index: int, prob: np.ndarray) -> None:
+        labels = self.labels.at(index, np.eye(3))
+        self.maps[index] = torch.from_numpy(cut(self.images[index], prob, labels, seed=index))
+
+
+def cut(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Cut the object out that a saliency map points at: GrabCut (Rother et al., SIGGRAPH 2004).
+
+    Colour models of the map's two sides and the picture's edges decide anew about all pixels of
+    which the map is not sure; answers stand whatever the map says.
+
+    Args:
+        image: uint8 (S, S, 3), RGB.
+        prob: float (S, S), saliency in [0, 1].
+        labels: uint8 (2, S, S), background and foreground answers at each pixel.
+        seed: of the colour models' clustering.
+
+    Returns:
+        uint8 (S, S): 255 for foreground, 0 for background.
+    """
+    guess = np.where(prob > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    guess[prob > 1 - SURE] = cv2.GC_FGD
+    guess[prob < SURE] = cv2.GC_BGD
+    guess[labels[0] > labels[1]] = cv2.GC_BGD
+    guess[labels[1] > labels[0]] = cv2.GC_FGD
+    share = _foreground(guess).mean() / 255
+    if min(share, 1 - share) * guess.size >= LEAST:
+        cv2.setRNGSeed(seed)  # of this thread
+        models = np.zeros((1, 65)), np.zeros((1, 65))
+        cv2.grabCut(image[..., ::-1].copy(), guess, None, *models, CUTS, cv2.GC_INIT_WITH_MASK)
+    return _foreground(guess)
+
+
+def _foreground(guess: np.ndarray) -> np.ndarray:
+    return np.uint8(255) * np.isin(guess, (cv2.GC_FGD, cv2.GC_PR_FGD))

@@ -1,0 +1,74 @@
+"""The labels that a trial's rounds of questions have left, as a training reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from datasets.cache import native_sizes
+from datasets.index import Sample
+from datasets.points import read_answers, read_points
+from datasets.superpixels import SuperpixelCache, read_label_map, spread
+from datasets.training import PointLabels
+from utils.run_folder import RunFolder
+
+
+def read_point_labels(
+    run: RunFolder,
+    arm: str,
+    last_round: int,
+    samples: Sequence[Sample],
+    size: int,
+    mode: str,
+    superpixels: int,
+) -> PointLabels:
+    """Return the points of rounds 0..last_round, on a size x size grid.
+
+    Args:
+        run: the trial's folder.
+        arm: ``points`` or ``random``.
+        last_round: the newest round that counts.
+        samples: the training images.
+        size: side of the grid.
+        mode: what an answer labels: ``pixel``, ``region`` (its superpixel) or ``region_mask`` (the
+            mask inside its superpixel, a leak).
+        superpixels: an image, about; for regions.
+
+    Raises:
+        UserError: a file of points or labels is missing, damaged, or does not fit the images.
+    """
+    of_image = read_answers(run.answers(arm, last_round + 1), samples)
+    sizes = native_sizes(samples)
+    maps = None
+    if mode == "region":
+        regions = SuperpixelCache(run.superpixels, superpixels)
+        pairs = zip(samples, of_image, strict=True)
+        work = tqdm(pairs, "spreading labels", len(samples), unit="image", leave=False)
+        maps = [spread(found, regions(sample)) for sample, found in work]
+    elif mode == "region_mask":
+        folder = run.region_labels(arm, last_round)
+        maps = [
+            read_label_map(folder / f"{sample.name}.png", (height, width))
+            for sample, (width, height) in zip(samples, sizes, strict=True)
+        ]
+    return PointLabels(of_image, sizes, size, maps)
+
+
+def class_weights(run: RunFolder, arm: str, last_round: int) -> tuple[float, float]:
+    """Return the weights of background and foreground answers.
+
+    Asked pixels hold more foreground than pictures do, and a network trained on them as they are
+    sees objects everywhere. So the two classes are weighted to the shares they have in the first
+    round, whose pixels are a fair sample (random, or a grid): a correction of the label shift
+    (Saerens et al. 2002), known from points alone. Masks and random points need none; points on
+    objects (``first_points`` object) are of one round, and stay as they are.
+    """
+    if arm != "points" or last_round == 0:
+        return 1.0, 1.0
+    rounds = [[p.label for p in read_points(path)] for path in run.answers(arm, last_round + 1)]
+    labels = [label for answers in rounds for label in answers]
+    true, asked = sum(rounds[0]) / len(rounds[0]), sum(labels) / len(labels)
+    if min(true, asked) == 0 or max(true, asked) == 1:
+        return 1.0, 1.0
+    return (1 - true) / (1 - asked), true / asked

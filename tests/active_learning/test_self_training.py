@@ -1,0 +1,162 @@
+"""The teacher: which snapshots it asks, and what it makes of their maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import active_learning.self_training as self_training
+from active_learning.self_training import LEAST, Teacher, cut
+from config import Config, to_dict
+from datasets.cache import ResizedImages
+from datasets.index import list_set
+from datasets.training import PointLabels
+from models.ensemble import mean_maps
+from models.saliency_net import SaliencyNet
+from models.stored import load_model
+from utils.checkpoints import save_checkpoint
+from utils.device import choose_machine
+
+SIZE = 32
+MACHINE = choose_machine("cpu", "fp32")
+NOTHING = np.zeros((2, SIZE, SIZE), np.uint8)
+
+
+@pytest.fixture
+def images(sample_root: Path) -> ResizedImages:
+    return ResizedImages(list_set(sample_root, "SAMPLE-TE"), SIZE, 64, "test")
+
+
+def save_snapshot(path: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    model = SaliencyNet("mobilenet_v2", 8)
+    torch.nn.init.constant_(model.head.bias, seed - 1.0)
+    settings = {**to_dict(Config()), "backbone": "mobilenet_v2", "width": 8, "size": SIZE}
+    save_checkpoint(path, {"model": model.state_dict(), "config": settings})
+    return path
+
+
+def teacher_of(images: ResizedImages, own: Path | None, earlier: Path | None) -> Teacher:
+    count = len(images)
+    points = PointLabels([np.zeros((0, 3), np.int64)] * count, [(64, 48)] * count, SIZE)
+    return Teacher(images, points, [range(count)], 4, own, earlier)
+
+
+def names_after(teacher: Teacher, epochs: range) -> list[list[str]]:
+    names = []
+    for epoch in epochs:
+        teacher.look(epoch, MACHINE)
+        names.append([f"{path.parent.name}/{path.stem[-1]}" for path in teacher.seen])
+    return names
+
+
+def test_own_snapshots_come_before_earlier_ones(images: ResizedImages, tmp_path: Path) -> None:
+    own, earlier = tmp_path / "own", tmp_path / "earlier"
+    for folder, epoch in ((own, 1), (own, 3), (earlier, 1), (earlier, 2)):
+        save_snapshot(folder / f"epoch_000{epoch}.pth", epoch)
+    before = ["earlier/1", "earlier/2"]
+    # A kill between a snapshot and the epoch's last.pth leaves a snapshot of no whole epoch.
+    assert names_after(teacher_of(images, own, earlier), range(4)) == [
+        before,
+        ["own/1"],
+        ["own/1"],
+        ["own/1", "own/3"],
+    ]
+    assert names_after(teacher_of(images, own, None), range(2)) == [[], ["own/1"]]
+    assert names_after(teacher_of(images, None, earlier), range(2)) == [before, before]
+    assert names_after(teacher_of(images, tmp_path / "none", None), range(1)) == [[]]
+
+
+def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
+    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    def watched(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+        seen[seed] = (image, prob, labels)
+        return np.full(prob.shape, 255 * (seed % 2), np.uint8)
+
+    monkeypatch.setattr(self_training, "cut", watched)
+    paths = [save_snapshot(tmp_path / f"own/epoch_000{epoch}.pth", epoch) for epoch in (1, 2)]
+    teacher = teacher_of(images, tmp_path / "own", None)
+    teacher.labels.points[3] = np.array([[63, 47, 1]])
+    teacher.look(2, MACHINE)
+    models = [load_model(path, MACHINE)[0] for path in paths]
+    expected = mean_maps(models, images, [range(len(images))], 3, MACHINE, mirrored=True)
+    for indices, prob in expected:
+        for index, row in zip(indices, prob, strict=True):
+            image, found, labels = seen[index]
+            np.testing.assert_allclose(found, row, atol=1e-5)
+            assert np.array_equal(image, images[index])
+            assert labels.sum() == (index == 3)
+            assert (teacher.maps[index] == 255 * (index % 2)).all()
+    seen.clear()
+    teacher.look(2, MACHINE)
+    assert not seen
+
+
+def disc(radius: float) -> np.ndarray:
+    y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
+    return np.hypot(y, x) < radius
+
+
+def picture_of_a_disc(rng: np.random.Generator) -> np.ndarray:
+    colours = np.where(disc(9)[..., None], (200, 60, 40), (60, 90, 160))
+    return np.clip(colours + rng.normal(0, 6, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+
+
+def test_a_vague_map_is_cut_along_the_pictures_edge() -> None:
+    """Unsure of a broad ring, and wrong about most of it."""
+    image = picture_of_a_disc(np.random.default_rng(0))
+    prob = np.where(disc(4), 0.95, np.where(disc(13), 0.6, 0.05))
+    found = cut(image, prob, NOTHING, seed=0)
+    assert found.dtype == np.uint8
+    assert set(np.unique(found)) == {0, 255}
+    assert ((prob > 0.5) != disc(9)).sum() > 200
+    assert ((found == 255) != disc(9)).sum() <= 8
+
+
+def test_what_the_map_is_sure_of_stands() -> None:
+    image = picture_of_a_disc(np.random.default_rng(1))
+    prob = np.where(disc(13), 0.95, 0.05)
+    assert np.array_equal(cut(image, prob, NOTHING, seed=0) == 255, disc(13))
+
+
+def test_answers_stand_whatever_the_map_says() -> None:
+    image = picture_of_a_disc(np.random.default_rng(2))
+    labels = NOTHING.copy()
+    labels[1, 1, 2] = labels[0, 16, 16] = 1
+    for prob in (np.where(disc(9), 0.95, 0.05), np.zeros((SIZE, SIZE)), np.ones((SIZE, SIZE))):
+        found = cut(image, prob, labels, seed=0)
+        assert found[1, 2] == 255
+        assert found[16, 16] == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, LEAST - 1])
+def test_too_few_pixels_make_no_colour_model(count: int) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    prob = np.full(SIZE * SIZE, 0.3)
+    prob[:count] = 0.7
+    for map_, few in ((prob, 255), (1 - prob, 0)):
+        found = cut(image, map_.reshape(SIZE, SIZE), NOTHING, seed=0)
+        assert (found.ravel()[:count] == few).all()
+        assert (found.ravel()[count:] == 255 - few).all()
+
+
+def test_cuts_repeat_bit_for_bit(images: ResizedImages, tmp_path: Path) -> None:
+    """Whatever thread they run in, and whatever was cut before."""
+    save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
+    one, other = (teacher_of(images, tmp_path / "own", None) for _ in range(2))
+    one.look(1, MACHINE)
+    rng = np.random.default_rng(4)
+    noise = [rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(3)]
+    for image in noise:
+        cut(image, rng.random((SIZE, SIZE)), NOTHING, seed=9)
+    other.look(1, MACHINE)
+    assert torch.equal(one.maps, other.maps)
+    image, prob = noise[0], rng.random((SIZE, SIZE))
+    found = [cut(image, prob, NOTHING, seed=5) for _ in range(2)]
+    assert np.array_equal(*found)
