@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -162,8 +162,18 @@ def finished_checkpoints(config: Config) -> list[Path]:
     return [run.checkpoint(*pair, "best") for pair in done]
 
 
-def test_trial(config: Config, checkpoints: Sequence[Path]) -> None:
-    """Make the maps of the trial's test sets and validation images."""
+def test_trial(
+    config: Config,
+    checkpoints: Sequence[Path],
+    make: Callable[[Path, Machine], Segmenter],
+) -> None:
+    """Make the maps of the trial's test sets and validation images.
+
+    Args:
+        config: the trial's settings.
+        checkpoints: files in its folder.
+        make: loads a checkpoint: `Segmenter`, or another for networks that are not ours.
+    """
     run = RunFolder(config.run_folder)
     machine = choose_machine(config.device, config.precision)
     sets = {name: list_set(config.data_root, name) for name in _test_sets(config)}
@@ -181,7 +191,7 @@ def test_trial(config: Config, checkpoints: Sequence[Path]) -> None:
         }
         if all(target.exists() for work in jobs.values() for _, target in work):
             continue
-        segmenter = Segmenter(checkpoint, machine)
+        segmenter = make(checkpoint, machine)
         for set_name, work in jobs.items():
             faults = segmenter.run(work, config.batch_size, f"{name} on {set_name}")
             if faults:
@@ -249,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config, args = settings.parse(argv, __doc__, extend, lambda args: args.input is not None)
     if args.input is None and args.output is None:
-        test_trial(config, args.checkpoint or finished_checkpoints(config))
+        test_trial(config, args.checkpoint or finished_checkpoints(config), Segmenter)
         return 0
     if not (args.input and args.output and len(args.checkpoint) == 1):
         raise UserError("--input, --output and one --checkpoint belong together")

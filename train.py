@@ -34,7 +34,7 @@ from losses import Supervision, total_loss
 from losses.groups import adversarial_discriminator
 from losses.objective import Objective
 from losses.supervision import pseudo_labels
-from models import SaliencyNet, build_model
+from models import SaliencyNet, WeightReport, build_model
 from models.adversary import Adversary
 from models.ensemble import mean_maps
 from models.stored import parts_of
@@ -184,8 +184,7 @@ class Trainer:
         earlier = self.run.checkpoint(*before) if self.round else None
         warm = config.warm_start and self.arm != "dense" and earlier is not None and state is None
         source = "none" if state is not None or warm else config.backbone_weights
-        parts = parts_of(settings.to_dict(config), self.classes)
-        model, report = build_model(config.backbone, config.width, source, parts)
+        model, report = self.new_network(source)
         if report.missing:
             print(f"backbone weights: not in the file: {', '.join(report.missing)}")
         if state is not None:
@@ -204,6 +203,14 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.machine.device.type, enabled=half)
         if state is not None:
             self._restore(state["training"])
+
+    def new_network(self, source: str) -> tuple[SaliencyNet, WeightReport]:
+        """Build the network, its backbone with the weights of ``source`` (`models.load_weights`).
+
+        Benchmarks train the networks of others by giving them here.
+        """
+        parts = parts_of(settings.to_dict(self.config), self.classes)
+        return build_model(self.config.backbone, self.config.width, source, parts)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
