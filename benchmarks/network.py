@@ -120,7 +120,8 @@ class DatalessTrainer(Trainer):
     """A trainer of a made-up batch: its network, optimiser and `step` are those of `train.py`."""
 
     def __init__(self, variant: Variant) -> None:
-        self.config, self.arm, self.round = variant.config, "dense", 0
+        self.config, self.arm, self.round, self.member = variant.config, "dense", 0, 0
+        self.teacher = None
         self.machine = variant.machine
         self.objective = make_objective(variant.config, "dense")
         self.classes = CLASSES

@@ -184,7 +184,7 @@ class SaliencyNet(nn.Module):
                 crossed = self.consensus.cross(top, groups, consensus)
                 extras["crossed"] = (self.contrast_head(maps[-1]), self.contrast_head(crossed))
         levels = self.decoder.levels(maps)
-        features = levels[-1]
+        features = self.decoder.joined(levels)
         coarse, soft = _both(self.head(features))
         logits = _grow(coarse, image)
         if self.parts.refiner != "none":

@@ -188,7 +188,7 @@ def test_half_precision_is_near_and_can_be_learnt_from(network: SaliencyNet) -> 
         exact = network.eval()(images, groups).features
     if network.parts.relation == "none":  # a softmax over random features turns upon roundings
         error = (found.features.detach().float() - exact).norm() / exact.norm()
-        assert error < 0.15
+        assert error < 0.2
     assert_shapes(found, network.parts, 3, (64, 64))
     assert found.logits.dtype == loss.dtype == torch.float32
     assert loss.isfinite()
@@ -413,8 +413,8 @@ def test_the_whole_network_learns_a_batch_by_heart() -> None:
     objective = Objective(
         {"bce": 1.0, "iou": 1.0}, {"bce": 1.0}, contrast=1.0, classify=0.1, classify_masked=0.1
     )
-    steps, classes = 32, torch.tensor([0, 0, 1, 1])
-    optimiser = torch.optim.Adam(network.parameter_groups(1e-2, 0.3, 0.0))
+    steps, classes = 48, torch.tensor([0, 0, 1, 1])
+    optimiser = torch.optim.Adam(network.parameter_groups(2e-3, 0.3, 0.0))
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.03, steps)
     for _ in range(steps):
         optimiser.zero_grad()
