@@ -80,7 +80,8 @@ class Teacher:
             return
         self.seen = newest
         models = [load_model(path, machine)[0] for path in newest]
-        maps = mean_maps(models, self.images, self.groups, self.batch_size, machine, mirrored=True)
+        how = {"mirrored": True, "soft": True}
+        maps = mean_maps(models, self.images, self.groups, self.batch_size, machine, **how)
         with ThreadPoolExecutor(core_count()) as pool:
             for indices, prob in maps:
                 list(pool.map(self._keep, indices, prob.cpu().numpy()))

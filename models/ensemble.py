@@ -28,6 +28,7 @@ def mean_maps(
     batch_size: int,
     machine: Machine,
     mirrored: bool = False,
+    soft: bool = False,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Predict images, batch by batch; images of two groups are never in one batch.
 
@@ -38,6 +39,7 @@ def mean_maps(
         batch_size: most images looked at at a time; the maps do not depend on it.
         machine: where and how to compute.
         mirrored: average with the maps of the mirrored images, mirrored back.
+        soft: of networks that binarise, take the maps before that.
 
     Yields:
         Places of a batch's images, and float32 (B, S, S) in [0, 1], the mean over models.
@@ -50,7 +52,7 @@ def mean_maps(
             for side in sides:
                 pieces = (_read(images, batch, machine, side) for batch in batches)
                 with machine.autocast():
-                    views.append((view_group(model, pieces), side))
+                    views.append((view_group(model, pieces, soft), side))
         for batch in batches:
             maps = []
             for view, side in views:

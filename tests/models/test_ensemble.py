@@ -61,3 +61,15 @@ def test_groups_are_seen_whole_and_apart(batch_size: int) -> None:
             expected = view_group(model, [pixels])(pixels).logits.sigmoid()[:, 0]
         rows = torch.stack([found[index] for index in group])
         torch.testing.assert_close(rows, expected, atol=1e-5, rtol=0)
+
+
+def test_binarised_maps_can_be_had_soft() -> None:
+    torch.manual_seed(3)
+    model, pictures = SaliencyNet("mobilenet_v2", 8, Parts(binarise="decoder")).eval(), Pictures(2)
+    pixels = MACHINE.images(pictures.pixels)
+    with torch.no_grad():
+        found = model(pixels)
+    for soft, logits in ((False, found.logits), (True, found.soft_logits)):
+        maps = maps_by_index(mean_maps([model], pictures, [[0, 1]], 2, MACHINE, soft=soft))
+        torch.testing.assert_close(maps[1], logits.sigmoid()[1, 0], atol=1e-5, rtol=0)
+    assert not torch.allclose(found.logits, found.soft_logits, atol=1e-2)

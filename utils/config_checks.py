@@ -1,0 +1,145 @@
+"""Which values of the settings can be meant, alone and together; ``config.py`` has the fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import UserError, closest
+
+if TYPE_CHECKING:
+    from config import Config
+
+
+def check_values(config: Config, defaults: Mapping[str, Any], presets: Collection[str]) -> None:
+    """Check the settings of a trial, each by itself and against the others.
+
+    Args:
+        config: the settings.
+        defaults: the default of every field; what has no effect must have it.
+        presets: names of the presets.
+
+    Raises:
+        UserError: for the first value that cannot be meant; names its flag and the rule.
+    """
+
+    def demand(good: bool, name: str, rule: str) -> None:
+        if not good:
+            raise UserError(f"--{name} {getattr(config, name)}: must be {rule}")
+
+    plain = config.trial and not set(config.trial) & set("/\\\0") and config.trial[0] != "."
+    demand(bool(plain), "trial", "a plain folder name")
+    at_least = {"epochs": 1, "batch_size": 2, "width": 1, "snapshots": 1, "rounds": 1, "size": 32}
+    at_least |= {"points_per_image": 1, "superpixels": 1, "candidates_max": 1, "workers": -1}
+    at_least |= {"attack_steps": 1, "attack_patches": 1, "cache_mb": 0, "seed": 0}
+    for name, least in at_least.items():
+        demand(getattr(config, name) >= least, name, f"at least {least}")
+    demand(config.seed < 2**32, "seed", "below 2^32")
+    for name in ("contrast", "classify", "classify_masked", "triplet", "adversarial"):
+        demand(0 <= getattr(config, name) < math.inf, name, "0 or more")
+    demand(0 < config.triplet_margin < math.inf, "triplet_margin", "above 0")
+    demand(2 <= config.binarise_k < math.inf, "binarise_k", "a finite number of at least 2")
+    _check_choices(config, presets)
+    _check_parts(config, defaults)
+    for name in ("lr", "backbone_lr", "weight_decay", "clip"):
+        demand(0 <= getattr(config, name) < math.inf, name, "0 or more")
+    for name in ("attack_eps", "attack_step"):
+        demand(0 <= getattr(config, name) <= 255, name, "between 0 and 255")
+    demand(0 <= config.rotate <= 180, "rotate", "between 0 and 180")
+    for name in ("flip", "colour", "pepper"):
+        demand(0 <= getattr(config, name) <= 1, name, "between 0 and 1")
+    for name in ("crop", "small_scale", "first_cycle"):
+        demand(0 < getattr(config, name) <= 1, name, "above 0 and at most 1")
+    demand(0 < config.validation_fraction < 1, "validation_fraction", "above 0 and below 1")
+    demand(0 < config.candidates_percent <= 100, "candidates_percent", "above 0 and at most 100")
+    for name in ("losses_dense", "losses_points"):
+        weights = getattr(config, name).values()
+        good = all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0
+        demand(good, name, "weights of 0 or more, one above 0, like bce=1+iou=0.5")
+    for name in ("losses_others", "losses_pseudo"):
+        given = getattr(config, name).values()
+        good = not given or (all(0 <= weight < math.inf for weight in given) and sum(given) > 0)
+        demand(good, name, "empty, or weights of 0 or more, one above 0, like bce=1")
+    demand(config.vote_sigma > 0, "vote_sigma", "above 0")
+    demand(config.vote_kernel % 2 == 1 and config.vote_kernel > 0, "vote_kernel", "odd")
+    rule = f"at most epochs ({config.epochs}): give both"
+    demand(config.snapshots <= config.epochs, "snapshots", rule)
+    for name, known in {
+        "label_mode": ("pixel", "region", "region_mask"),
+        "ensemble": ("snapshots", "deep"),
+        "first_points": ("random", "grid", "object"),
+        "spend": ("image", "pool"),
+        "optimizer": ("adamw", "sgd"),
+        "precision": ("auto", "fp32", "bf16", "fp16"),
+    }.items():
+        value = getattr(config, name)
+        demand(value in known, name, f"one of {', '.join(known)}{closest(value, known)}")
+    _check_schedule(config, demand)
+    if config.ensemble == "deep":
+        rule = "at least 2 with --ensemble deep: one network is no ensemble"
+        demand(config.snapshots > 1, "snapshots", rule)
+        rule = "at least 2 with --ensemble deep: after one round nobody is asked"
+        demand(config.rounds > 1, "rounds", rule)
+
+
+def _check_choices(config: Config, presets: Collection[str]) -> None:
+    needs = {
+        "preset": ("", *presets),
+        "relation": ("none", "gam", "nonlocal", "mha"),
+        "mask_operation": ("x", "+", "c"),
+        "triplet_of": ("image", "masked", "both"),
+        "binarise": ("none", "decoder", "refiner", "both"),
+        "refiner": ("none", "map", "image"),
+    }
+    for name, known in needs.items():
+        value = getattr(config, name)
+        if value not in known:
+            listed = ", ".join(filter(None, known))
+            raise UserError(f"--{name} {value}: must be one of {listed}{closest(value, known)}")
+
+
+def _check_parts(config: Config, defaults: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a part of the network that has no meaning without another."""
+    refines = config.refiner != "none" or config.binarise == "decoder"
+    for name, other, there in (
+        ("relation", "grouped", config.grouped),
+        ("contrast", "relation", config.relation != "none"),
+        ("classify", "grouped", config.grouped),
+        ("classify_masked", "classify", config.classify),
+        ("mask_operation", "classify_masked", config.classify_masked),
+        ("triplet", "classify", config.classify),
+        ("triplet_of", "triplet", config.triplet),
+        ("triplet_of", "classify_masked", config.classify_masked),
+        ("triplet_margin", "triplet", config.triplet),
+        ("binarise", "refiner", refines),
+        ("binarise_k", "binarise", config.binarise != "none"),
+    ):
+        value, off = getattr(config, name), defaults[name]
+        if value != off and not there:
+            raise UserError(
+                f"--{name} {value} has no meaning without {other}: give --{other}, too, or turn it "
+                f"off by --{name} {off}"
+            )
+
+
+def _check_schedule(config: Config, demand: Callable[[bool, str, str], None]) -> None:
+    parts = config.points_per_round.split("+") if config.points_per_round else []
+    demand(all(part.isdecimal() and int(part) for part in parts), "points_per_round", "like 4+3+3")
+    if parts:
+        total, count = config.points_per_image, config.rounds
+        good = len(parts) == count and sum(map(int, parts)) == total
+        demand(good, "points_per_round", f"{count} numbers (rounds) that sum to {total} (points)")
+    else:
+        budget = config.points_per_image
+        demand(config.rounds <= budget, "rounds", f"at most points_per_image ({budget})")
+    if config.first_points == "object" and (config.rounds > 1 or parts):
+        raise UserError(
+            "--first_points object: the objects say how many points an image gets, so there is no "
+            "budget to spread over rounds: give --rounds 1 and no --points_per_round"
+        )
+    if config.spend == "pool" and config.rounds == 1:
+        raise UserError(
+            "--spend pool has no meaning with --rounds 1: nothing is known of an image before the "
+            "first round: give more rounds, or turn it off by --spend image"
+        )
