@@ -99,7 +99,8 @@ class Config:
         {"bce": 1.0, "iou": 1.0, "coherence": 0.3}, "losses and weights for points"
     )
     losses_pseudo: Weights = knob(
-        {}, "losses on pseudo labels, the maps of earlier snapshots, beside those on points"
+        {"bce": 1.0, "iou": 1.0, "ssim": 0.5},
+        "losses on pseudo labels, the maps of earlier snapshots, beside those on points",
     )
     match_classes: bool = knob(
         True, "weight the two classes of asked points to their shares among those of round 0"

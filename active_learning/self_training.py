@@ -16,6 +16,7 @@ from models.ensemble import mean_maps
 from models.stored import load_model
 from utils.cores import core_count
 from utils.device import Machine
+from utils.errors import UserError
 from utils.run_folder import snapshot_name
 
 SURE = 0.1
@@ -72,10 +73,18 @@ class Teacher:
         Args:
             epoch: whole epochs of this training; a later snapshot was left by an interrupted one.
             machine: where to compute.
+
+        Raises:
+            UserError: the round before has left no snapshots.
         """
-        found = sorted(self.own.glob("*.pth")) if self.own else []
-        own = [path for path in found if path.name <= snapshot_name(epoch)]
-        newest = own or (sorted(self.earlier.glob("*.pth")) if self.earlier else [])
+        own = _snapshots(self.own)
+        newest = [path for path in own if path.name <= snapshot_name(epoch)]
+        newest = newest or _snapshots(self.earlier)
+        if self.earlier and not newest:
+            raise UserError(
+                f"{self.earlier}: no snapshots to make pseudo labels by: train the round before "
+                "first, or turn them off by --losses_pseudo ''"
+            )
         if newest == self.seen:
             return
         self.seen = newest
@@ -89,6 +98,10 @@ class Teacher:
     def _keep(self, index: int, prob: np.ndarray) -> None:
         labels = self.labels.at(index, np.eye(3))
         self.maps[index] = torch.from_numpy(cut(self.images[index], prob, labels, seed=index))
+
+
+def _snapshots(folder: Path | None) -> list[Path]:
+    return sorted(folder.glob("*.pth")) if folder else []
 
 
 def cut(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:

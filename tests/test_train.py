@@ -90,10 +90,10 @@ def scramble_unasked(source: Path, target: Path, run: RunFolder) -> int:
     return len(asked)
 
 
-PSEUDO = ["--losses_pseudo", "bce=1+iou=1+ssim=0.5"]
+NO_PSEUDO = ["--losses_pseudo", ""]
 
 
-@pytest.mark.parametrize("more", [["--label_mode", "pixel"], ["--label_mode", "region"], PSEUDO])
+@pytest.mark.parametrize("more", [["--label_mode", "pixel"], ["--label_mode", "region"], NO_PSEUDO])
 def test_nothing_but_the_asked_pixels_reaches_points_losses_and_weights(
     tiny: list[str], sample_root: Path, tmp_path: Path, more: list[str]
 ) -> None:
@@ -124,6 +124,7 @@ def test_points_train_without_any_mask(tiny: list[str], sample_root: Path, tmp_p
     for name in ("round_00/points.csv", "round_01/points.csv", "validation/points.csv"):
         (copied / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(run.root / name, copied / name)
+    shutil.copytree(run.snapshots("points", 0), copied / "round_00/snapshots")
     flags = flag(flag(tiny, "runs", copied.parent), "data_root", bare)
     train.main(flag(flags, "round", 1))
     assert_same_training(run.root / "round_01", copied / "round_01")
@@ -143,7 +144,7 @@ def test_masks_do_change_a_dense_training(
         assert_same_training(run.root / "dense", run_of(other).root / "dense")
 
 
-@pytest.mark.parametrize(("arm", "pseudo"), [("dense", []), ("points", []), ("points", PSEUDO)])
+@pytest.mark.parametrize(("arm", "pseudo"), [("dense", []), ("points", []), ("points", NO_PSEUDO)])
 def test_a_resumed_training_ends_as_an_undisturbed_one(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, pseudo: list[str]
 ) -> None:
@@ -203,7 +204,7 @@ def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
     monkeypatch.setattr(self_training, "cut", stripes)
     monkeypatch.setattr(Teacher, "look", watched_look)
     monkeypatch.setattr(train.Trainer, "step", watched_step)
-    run_rounds(flag([*tiny, *PSEUDO, *"--flip 0 --crop 1 --rotate 0".split()], "workers", workers))
+    run_rounds(flag([*tiny, *"--flip 0 --crop 1 --rotate 0".split()], "workers", workers))
     assert set(steps) == {(0, 0, False), (0, 1, True), (1, 0, True), (1, 1, True)}
 
 

@@ -19,6 +19,7 @@ from models.saliency_net import SaliencyNet
 from models.stored import load_model
 from utils.checkpoints import save_checkpoint
 from utils.device import choose_machine
+from utils.errors import UserError
 
 SIZE = 32
 MACHINE = choose_machine("cpu", "fp32")
@@ -68,6 +69,8 @@ def test_own_snapshots_come_before_earlier_ones(images: ResizedImages, tmp_path:
     assert names_after(teacher_of(images, own, None), range(2)) == [[], ["own/1"]]
     assert names_after(teacher_of(images, None, earlier), range(2)) == [before, before]
     assert names_after(teacher_of(images, tmp_path / "none", None), range(1)) == [[]]
+    with pytest.raises(UserError, match=r"none: no snapshots .* train the round before"):
+        teacher_of(images, own, tmp_path / "none").look(0, MACHINE)
 
 
 def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
