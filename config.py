@@ -17,12 +17,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from utils.cli import Parser, parse_weights
 from utils.config_checks import check_values
 from utils.errors import UserError, closest, run_script
 from utils.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from datasets.index import Sample
 
 Weights = dict[str, float]
 """Loss name -> weight; on the command line ``bce=1+iou=0.5``."""
@@ -87,8 +90,9 @@ class Config:
     snapshots: int = knob(3, "snapshots kept along a training (cycles of the learning rate)")
     ensemble: str = knob(
         "snapshots",
-        "whom the questions are put to: snapshots (of one training), or deep (as many trainings "
-        "from other seeds: every round but the last costs that many times the training and disk)",
+        "whom the questions are put to: snapshots (of one training), newest (its last one alone), "
+        "or deep (as many trainings from other seeds: every round but the last costs that many "
+        "times the training and disk)",
     )
     first_cycle: float = knob(0.6, "share of the epochs that the first cycle takes")
     warm_start: bool = knob(False, "start a round from the last one's weights, not from scratch")
@@ -215,10 +219,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper": {
         "rounds": 10,
+        "points_per_image": 10,
+        "first_points": "random",
+        "spend": "image",
         "label_mode": "region_mask",
         "superpixels": 500,
+        "attack": "pgd",
         "attack_eps": 5.75,
         "attack_step": 0.575,
+        "attack_steps": 5,
+        "ensemble": "snapshots",
+        "acquisition": "adversarial_shift",
+        "candidates_percent": 5.0,
         "diversity": "random_top",
         "losses_points": {"bce": 1.0},
         "losses_pseudo": {},
@@ -228,6 +240,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Settings of the literature: gconet and gconet_plus are networks, their weights relative to the
 first loss on the map (models/README.md tells how they follow from the published ones); paper is
 ASTE-AL as published, which LEAKS the mask (active_learning/README.md)."""
+
+ABSENT: dict[str, Any] = {"losses_pseudo": {}}
+"""What settings from before a field's time stand for, where it is not today's default."""
 
 FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random", "runs"}
 """Fields that may change while a trial runs: they touch neither points nor weights."""
@@ -255,6 +270,12 @@ def check_names(config: Config) -> None:
     names = (config.losses_dense, config.losses_points, config.losses_others, config.losses_pseudo)
     for name in itertools.chain(*names):
         look_up(LOSSES, name, "loss")
+    for name in ("coherence", "consistency"):
+        if name in config.losses_pseudo:
+            raise UserError(
+                f"--losses_pseudo {name}: looks at no label, so pseudo labels change nothing: give "
+                "it to --losses_points"
+            )
     acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
     if acquisition.needs_attack and config.attack == "none":
         raise UserError(
@@ -281,13 +302,14 @@ def to_dict(config: Config) -> dict[str, Any]:
 def from_dict(values: dict[str, Any], source: str) -> Config:
     """Make a `Config` of plain values, as read from JSON.
 
-    Fields that ``values`` lacks get their defaults.
+    Fields that ``values`` lacks get their defaults, or what `ABSENT` says.
 
     Raises:
         UserError: a field is unknown or has a value of the wrong type; names ``source``.
     """
     if not isinstance(values, dict):
         raise UserError(f"{source}: holds no settings: delete it or name another file")
+    values = {**ABSENT, **values}
     for name, value in values.items():
         if name not in FIELDS:
             raise UserError(f"{source}: unknown setting '{name}'{closest(name, FIELDS)}")
@@ -456,6 +478,18 @@ def save(config: Config) -> Path:
     if not path.exists() or read_json(path) != to_dict(config):
         write_json(path, to_dict(config))
     return path
+
+
+def training_images(config: Config) -> tuple[list[Sample], list[Sample]]:
+    """Return the images that a trial trains on, and those of them held out for validation.
+
+    Raises:
+        UserError: a set is missing or cannot be listed.
+    """
+    from datasets.index import list_split
+
+    fraction, grouped = config.validation_fraction, config.grouped
+    return list_split(config.data_root, config.trainset, fraction, config.seed, grouped)
 
 
 def _check_sets(config: Config) -> None:

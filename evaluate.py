@@ -19,7 +19,7 @@ import numpy as np
 
 import config as settings
 from config import Config
-from datasets.index import MASKS_FOLDER, list_sets, list_split
+from datasets.index import MASKS_FOLDER, list_sets
 from datasets.label_budget import stored_budget
 from datasets.maps import Pair, check_utf8, read_map
 from datasets.places import Place, find_pairs, list_checkpoints, sets_to_score
@@ -76,7 +76,7 @@ class Scored:
 def score_validation(config: Config, place: Place, checkpoint: str) -> dict[str, float]:
     """Score the maps of the held-out images at their labelled points, all pooled."""
     run = RunFolder(config.run_folder)
-    held_out = training_split(config)[1]
+    held_out = settings.training_images(config)[1]
     answers = read_answers([run.validation_points], held_out)
     values, labels = [], []
     for sample, found in zip(held_out, answers, strict=True):
@@ -85,11 +85,6 @@ def score_validation(config: Config, place: Place, checkpoint: str) -> dict[str,
         labels.append(found[:, 2])
     scores = point_scores(np.concatenate(values), np.concatenate(labels))
     return {"images": len(held_out), **scores}
-
-
-def training_split(config: Config) -> tuple[list, list]:
-    """Return the training and the held-out images of the trial."""
-    return list_split(config.data_root, config.trainset, config.validation_fraction, config.seed)
 
 
 def about(config: Config, place: Place, checkpoint: str) -> dict[str, Any]:
@@ -105,7 +100,7 @@ def about(config: Config, place: Place, checkpoint: str) -> dict[str, Any]:
     with locked(run.root / "tallies" / "labels.lock", "it counts labels"):
         budget = stored_budget(
             run.training(known["arm"], known["round"]) / "labels.json",
-            training_split(config)[0],
+            settings.training_images(config)[0],
             run.answers(known["arm"], known["round"] + 1),
             SuperpixelCache(run.superpixels, config.superpixels),
             config.label_mode,

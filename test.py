@@ -26,7 +26,6 @@ from datasets.images import read_image, write_png
 from datasets.index import (
     EXTENSIONS,
     list_set,
-    list_split,
     split_set_names,
 )
 from models.group_view import GroupView, view_group
@@ -178,9 +177,7 @@ def test_trial(
     machine = choose_machine(config.device, config.precision)
     sets = {name: list_set(config.data_root, name) for name in _test_sets(config)}
     if run.validation_points.exists():
-        sets[VALIDATION] = list_split(
-            config.data_root, config.trainset, config.validation_fraction, config.seed
-        )[1]
+        sets[VALIDATION] = settings.training_images(config)[1]
     for checkpoint in checkpoints:
         name = run.checkpoint_name(checkpoint)
         folder = run.predictions / name

@@ -9,6 +9,7 @@ will be asked about trains further members from other seeds, in ``round_03/membe
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +26,8 @@ from config import Config
 from datasets.augment import Augmentation
 from datasets.cache import ResizedImages, ResizedMasks, native_sizes
 from datasets.checked import require_checked
-from datasets.groups import list_groups
-from datasets.index import Sample, list_split
+from datasets.groups import images_together, list_groups
+from datasets.index import Sample
 from datasets.points import read_answers
 from datasets.round_labels import class_weights, read_point_labels
 from datasets.training import Batch, Labels, MaskLabels, PointLabels, TrainingSet, make_loader
@@ -36,7 +37,7 @@ from losses.objective import Objective
 from losses.supervision import pseudo_labels
 from models import SaliencyNet, WeightReport, build_model
 from models.adversary import Adversary
-from models.ensemble import mean_maps
+from models.mean_maps import mean_maps
 from models.stored import parts_of
 from utils.checkpoints import load_checkpoint, load_weights_into, save_checkpoint
 from utils.device import Machine, choose_machine, worker_count
@@ -47,11 +48,8 @@ from utils.run_folder import ARMS, RunFolder, snapshot_name
 from utils.schedule import cyclic_cosine, snapshot_epochs
 from utils.seeding import random_state, restore_random_state, seed_everything, seed_for
 
-
-def look_together(config: Config, samples: Sequence[Sample]) -> list[list[int]]:
-    """Return the places of the images that are looked at together: the groups, or all."""
-    members = list_groups(samples).members() if config.grouped else [range(len(samples))]
-    return [[int(index) for index in group] for group in members]
+FEW = 10
+"""Validation images below which the user is told that the choice of a checkpoint is half chance."""
 
 
 class Validation:
@@ -64,7 +62,7 @@ class Validation:
     def __init__(self, config: Config, run: RunFolder, arm: str, samples: Sequence[Sample]) -> None:
         self.images = ResizedImages(samples, config.size, config.cache_mb, "validation")
         self.batch_size = config.batch_size
-        self.groups = look_together(config, samples)
+        self.groups = images_together(samples, config.grouped)
         if arm == "dense":
             masks = ResizedMasks(samples, config.size, config.cache_mb, "validation")
             labels: Labels = MaskLabels(masks)
@@ -126,14 +124,14 @@ class Trainer:
         self.objective = make_objective(config, arm)
         seed = member_seed(config.seed, member)
         seed_everything(seed)
-        train, held_out = list_split(
-            config.data_root, config.trainset, config.validation_fraction, config.seed
-        )
+        train, held_out = settings.training_images(config)
         if len(train) < 2 or not held_out:
             raise UserError(
                 f"{config.trainset}: {len(train) + len(held_out)} images: at least 3 are needed, "
                 "2 to train on and 1 to validate"
             )
+        if len(held_out) < FEW:
+            print(f"note: only {len(held_out)} images validate, and choose the checkpoint")
         images = ResizedImages(train, config.size, config.cache_mb, "training")
         labels = self._labels(train)
         augmentation = Augmentation(
@@ -141,11 +139,11 @@ class Trainer:
         )
         self.teacher = None
         if config.losses_pseudo and arm != "dense":
-            # A further member of a deep ensemble keeps no snapshots of its own.
-            own = self.run.snapshots(arm, round_index) if member == 0 else None
-            earlier = self.run.snapshots(arm, round_index - 1) if round_index else None
-            together, size = look_together(config, train), config.batch_size
-            self.teacher = Teacher(images, labels, together, size, own, earlier)
+            own = self.run.snapshots(arm, round_index, member)
+            before = (arm, round_index - 1, member)
+            earlier = self.run.snapshots(*before) if round_index else None
+            together = images_together(train, config.grouped)
+            self.teacher = Teacher(images, labels, together, config.batch_size, own, earlier)
         groups = list_groups(train) if config.grouped else None
         self.classes = len(groups.names) if groups else 0
         self.loader, self.sampler = make_loader(
@@ -187,6 +185,9 @@ class Trainer:
         model, report = self.new_network(source)
         if report.missing:
             print(f"backbone weights: not in the file: {', '.join(report.missing)}")
+        if state is None:
+            # Of a training that is begun anew none may stay: it may have had other settings.
+            shutil.rmtree(self.run.snapshots(self.arm, self.round, self.member), True)
         if state is not None:
             load_weights_into(model, state, last)
         elif warm:
@@ -292,8 +293,8 @@ class Trainer:
             found, supervision, groups, batch.classes.to(device, non_blocking=True), judged
         )
         if self.teacher and self.teacher.seen:
-            labels = pseudo_labels(batch.pseudo.to(device, non_blocking=True), labels)
-            taught = supervision._replace(labels=labels)
+            guessed = pseudo_labels(batch.pseudo.to(device, non_blocking=True), labels)
+            taught = supervision._replace(labels=guessed)
             more, values = total_loss(found.logits, taught, self.config.losses_pseudo)
             total = total + more
             parts |= {f"pseudo/{name}": value for name, value in values.items()}
@@ -313,8 +314,8 @@ class Trainer:
         weights = {"model": self.model.state_dict(), "config": settings.to_dict(self.config)}
         weights |= {"arm": self.arm, "round": self.round, "epoch": self.epoch, "val_MAE": error}
         weights["classes"] = self.classes
-        if self.epoch in self.snapshot_epochs and self.member == 0:
-            folder = self.run.snapshots(self.arm, self.round)
+        if self.epoch in self.snapshot_epochs:
+            folder = self.run.snapshots(self.arm, self.round, self.member)
             save_checkpoint(folder / snapshot_name(self.epoch), weights)
         if error < self.best:
             self.best = error

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from active_learning.attacks import frozen
 from utils.errors import UserError
-from utils.run_folder import RunFolder
+from utils.run_folder import RunFolder, list_snapshots
 
 
 def ensemble_files(run: RunFolder, round_index: int, kind: str, count: int) -> list[Path]:
@@ -23,8 +23,9 @@ def ensemble_files(run: RunFolder, round_index: int, kind: str, count: int) -> l
     Args:
         run: the trial's folder.
         round_index: the round of the points arm that trained them.
-        kind: ``snapshots``, those along the round's own training, or ``deep``, the last weights of
-            ``count`` trainings from different seeds; the newest of these is the round's own.
+        kind: ``snapshots``, those along the round's own training; ``newest``, the last of these
+            alone; or ``deep``, the last weights of ``count`` trainings from different seeds, the
+            newest of which is the round's own.
         count: members of a deep ensemble.
 
     Raises:
@@ -40,10 +41,10 @@ def ensemble_files(run: RunFolder, round_index: int, kind: str, count: int) -> l
             )
         return files
     folder = run.snapshots("points", round_index)
-    files = sorted(folder.glob("*.pth"))
+    files = list_snapshots(folder)
     if not files:
         raise UserError(f"{folder}: no snapshots: train round {round_index} first")
-    return files
+    return files[-1:] if kind == "newest" else files
 
 
 def predict_snapshots(models: Iterable[nn.Module], images: Tensor) -> Tensor:

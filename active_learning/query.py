@@ -26,10 +26,10 @@ from active_learning.selection import (
 )
 from active_learning.spending import CAP, spend
 from active_learning.uncertainty import ACQUISITIONS, random_map
-from config import Config
+from config import Config, training_images
 from datasets.cache import ResizedImages, native_sizes
-from datasets.groups import list_groups
-from datasets.index import Sample, list_split
+from datasets.groups import images_together
+from datasets.index import Sample
 from datasets.points import Point, read_answers, write_points
 from datasets.superpixels import SuperpixelCache
 from models.group_view import GroupView, view_group
@@ -80,9 +80,8 @@ def pool_maps(
     images of the whole group, attacked or not, so an image's maps depend on its group alone and
     not on how it was cut into batches.
     """
-    members = list_groups(images.samples).members() if config.grouped else [range(len(images))]
-    for group in members:
-        batches = _batches([int(index) for index in group], config.batch_size)
+    for group in images_together(images.samples, config.grouped):
+        batches = _batches(group, config.batch_size)
         views: Sequence[nn.Module] = snapshots
         if config.grouped or config.binarise != "none":
             views = [_view(snapshot, images, batches, machine) for snapshot in snapshots]
@@ -169,9 +168,7 @@ class Pool:
     def __init__(self, config: Config, oracle: Oracle | None = None) -> None:
         self.config = config
         self.run = RunFolder(config.run_folder)
-        self.samples, self.validation = list_split(
-            config.data_root, config.trainset, config.validation_fraction, config.seed
-        )
+        self.samples, self.validation = training_images(config)
         self.oracle = oracle or MaskOracle(self.run.ledger)
         self.regions = SuperpixelCache(self.run.superpixels, config.superpixels)
 

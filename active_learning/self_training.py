@@ -10,14 +10,18 @@ import cv2
 import numpy as np
 import torch
 
+from datasets.augment import resize
 from datasets.cache import ResizedImages
-from datasets.training import PointLabels
-from models.ensemble import mean_maps
+from datasets.training import Labels
+from models.mean_maps import mean_maps
 from models.stored import load_model
 from utils.cores import core_count
 from utils.device import Machine
 from utils.errors import UserError
-from utils.run_folder import snapshot_name
+from utils.run_folder import list_snapshots
+
+CUT_SIZE = 128
+"""Largest side of the grid that is cut: GrabCut's time grows faster than the pixels."""
 
 SURE = 0.1
 """Below it background is taken for certain, above one minus it foreground; the rest is cut."""
@@ -43,27 +47,29 @@ class Teacher:
         labels: their points.
         groups: places of the images that are looked at together.
         batch_size: images looked at at a time.
-        own: folder of this training's snapshots, None if it keeps none.
+        own: folder of this training's snapshots.
         earlier: folder of those of the round before, None in the first.
 
     Attributes:
-        maps: uint8 (N, size, size), 255 for foreground, in memory that processes share.
+        maps: uint8 (N, s, s), 255 for foreground, in memory that processes share; s is the images'
+            size, `CUT_SIZE` at most.
         seen: the snapshots they were made by; empty: there are no pseudo labels yet.
     """
 
     def __init__(
         self,
         images: ResizedImages,
-        labels: PointLabels,
+        labels: Labels,
         groups: Sequence[Sequence[int]],
         batch_size: int,
-        own: Path | None,
+        own: Path,
         earlier: Path | None,
     ) -> None:
         self.images, self.labels, self.groups = images, labels, groups
         self.batch_size = batch_size
         self.own, self.earlier = own, earlier
-        shape = (len(images), images.size, images.size)
+        self.size = min(images.size, CUT_SIZE)
+        shape = (len(images), self.size, self.size)
         self.maps = torch.zeros(shape, dtype=torch.uint8).share_memory_()
         self.seen: list[Path] = []
 
@@ -77,9 +83,9 @@ class Teacher:
         Raises:
             UserError: the round before has left no snapshots.
         """
-        own = _snapshots(self.own)
-        newest = [path for path in own if path.name <= snapshot_name(epoch)]
-        newest = newest or _snapshots(self.earlier)
+        newest = list_snapshots(self.own, epoch)
+        if not newest and self.earlier:
+            newest = list_snapshots(self.earlier)
         if self.earlier and not newest:
             raise UserError(
                 f"{self.earlier}: no snapshots to make pseudo labels by: train the round before "
@@ -96,12 +102,19 @@ class Teacher:
                 list(pool.map(self._keep, indices, prob.cpu().numpy()))
 
     def _keep(self, index: int, prob: np.ndarray) -> None:
-        labels = self.labels.at(index, np.eye(3))
-        self.maps[index] = torch.from_numpy(cut(self.images[index], prob, labels, seed=index))
+        image, prob = (resize(pixels, self.size) for pixels in (self.images[index], prob))
+        labels = _gathered(self.labels.at(index, np.eye(3)), self.size)
+        self.maps[index] = torch.from_numpy(cut(image, prob, labels, seed=index))
 
 
-def _snapshots(folder: Path | None) -> list[Path]:
-    return sorted(folder.glob("*.pth")) if folder else []
+def _gathered(labels: np.ndarray, size: int) -> np.ndarray:
+    """Count the answers (2, S, S) in the cells of a grid of at most S a side."""
+    side = labels.shape[-1]
+    counts = np.zeros((2, size, size), np.int64)
+    kind, rows, columns = labels.nonzero()
+    cells = (kind, rows * size // side, columns * size // side)
+    np.add.at(counts, cells, labels[kind, rows, columns])
+    return counts
 
 
 def cut(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
@@ -113,7 +126,7 @@ def cut(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> n
     Args:
         image: uint8 (S, S, 3), RGB.
         prob: float (S, S), saliency in [0, 1].
-        labels: uint8 (2, S, S), background and foreground answers at each pixel.
+        labels: whole numbers (2, S, S), background and foreground answers at each pixel.
         seed: of the colour models' clustering.
 
     Returns:

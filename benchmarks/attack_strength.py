@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import config as settings
 from active_learning.query import pool_maps
 from datasets.cache import ResizedImages, ResizedMasks
-from datasets.index import list_split
 from models.stored import load_model
 from utils.device import choose_machine
 from utils.errors import run_script
@@ -55,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, args = settings.parse(argv, __doc__, extend)
     machine = choose_machine(config.device, config.precision)
     run = RunFolder(config.run_folder)
-    samples = list_split(
-        config.data_root, config.trainset, config.validation_fraction, config.seed
-    )[0]
+    samples = settings.training_images(config)[0]
     samples = samples[:: max(1, len(samples) // args.images)][: args.images]
     images = ResizedImages(samples, config.size, config.cache_mb, "training")
     masks = ResizedMasks(samples, config.size, config.cache_mb, "training")

@@ -42,6 +42,12 @@ def list_groups(samples: Sequence[Sample]) -> Groups:
     return Groups(names, np.array([ids[key] for key in keys], np.int64))
 
 
+def images_together(samples: Sequence[Sample], grouped: bool) -> list[list[int]]:
+    """Return the places of the images that are looked at together: each group's, or all."""
+    members = list_groups(samples).members() if grouped else [range(len(samples))]
+    return [[int(index) for index in group] for group in members]
+
+
 class GroupSampler(Sampler):
     """Batches of (epoch, index) keys, fixed by seed and epoch: one group's images, then another's.
 

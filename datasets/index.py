@@ -134,18 +134,20 @@ def set_names(data_root: str | os.PathLike[str]) -> list[str]:
 
 
 def split_train_validation(
-    samples: Sequence[Sample], fraction: float, seed: int
+    samples: Sequence[Sample], fraction: float, seed: int, grouped: bool = False
 ) -> tuple[list[Sample], list[Sample]]:
     """Set some images aside for validation, by a hash of the seed and the image's name.
 
-    Whether an image is set aside depends on no other image, but for two rules: a co-salient group
-    keeps two images to train on, where it has them, and of two images or more at least one goes to
-    each side. The order of ``samples`` is kept.
+    Whether an image is set aside depends on no other image, but for two rules: of two images or
+    more at least one goes to each side; and with ``grouped`` a co-salient group keeps two images to
+    train on, where it has them, so that many small groups leave a smaller share to validate on. The
+    order of ``samples`` is kept.
 
     Args:
         samples: images to split.
         fraction: share to set aside, 0 <= fraction < 1; 0 sets none aside.
         seed: another seed, another split.
+        grouped: whether the training looks at groups.
 
     Returns:
         ``(train, validation)``.
@@ -160,7 +162,7 @@ def split_train_validation(
     places = [_place(seed, sample.name) for sample in samples]
     threshold = min(max(fraction, min(places)), sorted(places)[-2])
     held_out = {index for index, place in enumerate(places) if place <= threshold}
-    for members in _groups(samples).values():
+    for members in _groups(samples).values() if grouped else ():
         held_out.difference_update(sorted(members, key=places.__getitem__)[-_LEAST_IN_GROUP:])
     held_out = held_out or {places.index(min(places))}
     train = [sample for index, sample in enumerate(samples) if index not in held_out]
@@ -169,11 +171,15 @@ def split_train_validation(
 
 
 def list_split(
-    data_root: str | os.PathLike[str], set_names_joined: str, fraction: float, seed: int
+    data_root: str | os.PathLike[str],
+    set_names_joined: str,
+    fraction: float,
+    seed: int,
+    grouped: bool,
 ) -> tuple[list[Sample], list[Sample]]:
     """List some sets and split them: ``(train, validation)``; errors as in `list_sets`."""
     samples = list_sets(data_root, set_names_joined)
-    return split_train_validation(samples, fraction, seed)
+    return split_train_validation(samples, fraction, seed, grouped)
 
 
 def _groups(samples: Sequence[Sample]) -> dict[tuple[str, str], list[int]]:

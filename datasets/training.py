@@ -17,6 +17,7 @@ from datasets.augment import (
     change_colours,
     move,
     random_map,
+    resize,
     resize_map,
     warp,
 )
@@ -137,8 +138,8 @@ class TrainingSet(Dataset):
         labels: their labels.
         augmentation: how both are changed.
         seed: another seed, other changes.
-        pseudo: uint8 (N, size, size), pseudo labels, 255 for foreground; may be changed between
-            epochs where it lies in shared memory. None: none are read.
+        pseudo: uint8 (N, s, s), pseudo labels of any size, 255 for foreground; may be changed
+            between epochs where it lies in shared memory. None: none are read.
     """
 
     def __init__(
@@ -168,7 +169,8 @@ class TrainingSet(Dataset):
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         pseudo = None
         if self.pseudo is not None:
-            pseudo = torch.from_numpy(warp(self.pseudo[index].numpy(), affine) >= 128)
+            grown = resize(self.pseudo[index].numpy(), self.images.size)
+            pseudo = torch.from_numpy(warp(grown, affine) >= 128)
         return Item(pixels, torch.from_numpy(self.labels.at(index, affine)), index, pseudo)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,6 @@ class GroupView(nn.Module):
         return found
 
 
-@torch.no_grad()
 def view_group(model: SaliencyNet, pieces: Iterable[Tensor], soft: bool = False) -> GroupView:
     """Learn the consensus of a group from all its images, and return the network that knows it.
 
@@ -46,8 +45,22 @@ def view_group(model: SaliencyNet, pieces: Iterable[Tensor], soft: bool = False)
             network relates no images.
         soft: see `GroupView`.
     """
-    if model.parts.relation == "none":
-        return GroupView(model, None, soft)
-    tops = [model.top_features(piece) for piece in pieces]
+    return view_group_by([model], pieces, soft)[0]
+
+
+@torch.no_grad()
+def view_group_by(
+    models: Sequence[SaliencyNet], pieces: Iterable[Tensor], soft: bool = False
+) -> list[GroupView]:
+    """Do as `view_group` for several networks, looking at each piece once."""
+    tops: list[list[Tensor]] = [[] for _ in models]
+    related = [model.parts.relation != "none" for model in models]
+    for piece in pieces if any(related) else ():
+        for model, kept, on in zip(models, tops, related, strict=True):
+            if on:
+                kept.append(model.top_features(piece))
     # A group none of whose pictures can be read has no consensus, and nothing to be shown.
-    return GroupView(model, model.group_consensus(torch.cat(tops)) if tops else None, soft)
+    return [
+        GroupView(model, model.group_consensus(torch.cat(kept)) if kept else None, soft)
+        for model, kept in zip(models, tops, strict=True)
+    ]

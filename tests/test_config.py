@@ -72,7 +72,7 @@ OTHER = {
     "weight_decay": ("0", "0.01"),
     "clip": ("0", "2"),
     "snapshots": ("1", "2"),
-    "ensemble": ("deep", "snapshots"),
+    "ensemble": ("newest", "deep", "snapshots"),
     "first_cycle": ("1", "0.5"),
     "losses_dense": (("bce=2+iou", {"bce": 2.0, "iou": 1.0}), ("bce=3", {"bce": 3.0})),
     "losses_points": (("bce=1+iou=0.5", {"bce": 1.0, "iou": 0.5}), ("bce=3", {"bce": 3.0})),
@@ -328,6 +328,7 @@ def test_values_that_cannot_be_meant(argv, told, tmp_path, monkeypatch):
         ("diversity", "facility", r"unknown diversity rule .*'facility_location'\?"),
         ("losses_points", {"coherense": 1.0}, r"unknown loss .*'coherence'\?"),
         ("losses_dense", {"uoi": 1.0}, "unknown loss 'uoi'"),
+        ("losses_pseudo", {"coherence": 1.0}, "--losses_pseudo coherence: looks at no label"),
         ("attack", "none", "compares a clean and an attacked prediction"),
     ],
 )
@@ -580,3 +581,11 @@ def test_differences_to_another_trial_are_told(tmp_path, capsys):
         "trial: b there, a here",
         "epochs: 8 there, 7 here",
     ]
+
+
+def test_settings_from_before_a_field_mean_what_they_meant():
+    old = settings.to_dict(Config(lr=0.5))
+    del old["losses_pseudo"], old["spend"]
+    found = from_dict(old, "config.json")
+    assert found == Config(lr=0.5, losses_pseudo={})
+    assert Config().losses_pseudo

@@ -85,12 +85,19 @@ def elsewhere(flags: list[str], runs: Path, *more: str) -> list[str]:
 
 def test_every_round_that_is_asked_has_its_members(whole: RunFolder, flags: list[str]) -> None:
     names = {path.name for path in whole.training("points", 0, 1).iterdir()}
-    assert names == {"checkpoints", "log.csv", "tensorboard"}
+    assert names == {"checkpoints", "snapshots", "log.csv", "tensorboard"}
     kept = {path.relative_to(whole.root).as_posix() for path in whole.root.rglob("*.pth")}
     own = ("checkpoints/best.pth", "checkpoints/last.pth")
     own += ("snapshots/epoch_0001.pth", "snapshots/epoch_0002.pth")
     expected = {f"round_0{index}/{name}" for index in range(2) for name in own}
-    assert kept == expected | {"round_00/members/1/checkpoints/last.pth"}
+    assert kept == expected | {f"round_00/members/1/{name}" for name in own[1:]}
+
+
+def test_every_member_teaches_itself(whole: RunFolder) -> None:
+    """Pseudo labels come to all members in the same epochs."""
+    for member in range(2):
+        rows = read_rows(whole.training("points", 0, member) / "log.csv", ("epoch",))
+        assert [bool(row.get("pseudo/bce")) for row in rows] == [False, True]
 
 
 def test_members_are_as_many_as_snapshots_where_questions_follow() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -22,10 +23,11 @@ from datasets.round_labels import class_weights
 from datasets.training import Batch
 from losses import objective
 from models import Prediction
+from models.adversary import Adversary
 from models.saliency_net import NO_PARTS
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
-from utils.run_folder import RunFolder
+from utils.run_folder import RunFolder, list_snapshots
 from utils.tables import read_rows
 
 
@@ -206,6 +208,37 @@ def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
     monkeypatch.setattr(train.Trainer, "step", watched_step)
     run_rounds(flag([*tiny, *"--flip 0 --crop 1 --rotate 0".split()], "workers", workers))
     assert set(steps) == {(0, 0, False), (0, 1, True), (1, 0, True), (1, 1, True)}
+
+
+def test_the_discriminator_learns_from_answers_alone(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[torch.Tensor]] = {"judge": [], "learn": []}
+
+    def watch(name: str, real: Callable) -> Callable:
+        def watched(self: Adversary, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            seen[name].append(labels)
+            return real(self, logits, labels)
+
+        return watched
+
+    for name in seen:
+        monkeypatch.setattr(Adversary, name, watch(name, getattr(Adversary, name)))
+    run_rounds([*tiny, "--adversarial", "0.1"])
+    assert len(seen["judge"]) == len(seen["learn"]) > 4
+    for one, other in zip(*seen.values(), strict=True):
+        assert torch.equal(one, other)
+        assert (one.sum(1) > 0).float().mean() < 0.05
+
+
+def test_a_training_begun_anew_keeps_no_old_snapshots(tiny: list[str]) -> None:
+    run = run_of(tiny)
+    asking.main(tiny)
+    stale = run.snapshots("points", 0) / "epoch_0001.pth"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"of other settings")
+    train.main(tiny)
+    assert [load_checkpoint(path)["epoch"] for path in list_snapshots(stale.parent)] == [1, 2]
 
 
 def test_a_finished_training_is_left_alone(tiny: list[str]) -> None:

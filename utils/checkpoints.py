@@ -11,7 +11,8 @@ import torch
 from utils.errors import UserError
 from utils.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
+"""Counted up when the same weights come to mean another network."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -54,6 +55,13 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = ("model", "config")) -> 
             f"{path}: damaged or not a checkpoint ({reason}): name another file; if a stage made "
             "this one, delete it and run that stage again"
         ) from None
+    ours = isinstance(state, dict) and {"model", "config"} <= state.keys()
+    made = state.get("format", 1) if ours else FORMAT
+    if made != FORMAT:
+        raise UserError(
+            f"{path}: a checkpoint of another version of this project (format {made}, not "
+            f"{FORMAT}), whose network was another: train again"
+        )
     missing = [key for key in keys if not isinstance(state, dict) or key not in state]
     if missing:
         raise UserError(

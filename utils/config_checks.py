@@ -67,7 +67,7 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
     demand(config.snapshots <= config.epochs, "snapshots", rule)
     for name, known in {
         "label_mode": ("pixel", "region", "region_mask"),
-        "ensemble": ("snapshots", "deep"),
+        "ensemble": ("snapshots", "newest", "deep"),
         "first_points": ("random", "grid", "object"),
         "spend": ("image", "pool"),
         "optimizer": ("adamw", "sgd"),

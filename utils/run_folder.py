@@ -52,9 +52,9 @@ class RunFolder:
         """Return a checkpoint; ``kind`` is ``last`` or, of the round's own training, ``best``."""
         return self.training(arm, round_index, member) / "checkpoints" / f"{kind}.pth"
 
-    def snapshots(self, arm: str, round_index: int) -> Path:
+    def snapshots(self, arm: str, round_index: int, member: int = 0) -> Path:
         """Folder of the snapshots taken along one training."""
-        return self.training(arm, round_index) / "snapshots"
+        return self.training(arm, round_index, member) / "snapshots"
 
     def checkpoint_name(self, checkpoint: Path) -> str:
         """Name of a checkpoint in ``preds/`` and ``scores.csv``: ``round_04-best``.
@@ -113,8 +113,17 @@ class RunFolder:
 
 
 def snapshot_name(epoch: int) -> str:
-    """Return the file name of the snapshot after an epoch; names sort as epochs do."""
+    """Return the file name of the snapshot after an epoch."""
     return f"epoch_{epoch:04d}.pth"
+
+
+def list_snapshots(folder: Path, last_epoch: int | None = None) -> list[Path]:
+    """Return the snapshots in a folder, oldest first; those after ``last_epoch`` are left out.
+
+    A training killed between a snapshot and the end of its epoch leaves one of no whole epoch.
+    """
+    found = sorted((int(path.stem.removeprefix("epoch_")), path) for path in folder.glob("*.pth"))
+    return [path for epoch, path in found if last_epoch is None or epoch <= last_epoch]
 
 
 def map_of(image: str, set_name: str) -> Path:

@@ -11,10 +11,11 @@ import torch
 import active_learning.self_training as self_training
 from active_learning.self_training import LEAST, Teacher, cut
 from config import Config, to_dict
+from datasets.augment import NONE
 from datasets.cache import ResizedImages
 from datasets.index import list_set
-from datasets.training import PointLabels
-from models.ensemble import mean_maps
+from datasets.training import PointLabels, TrainingSet
+from models.mean_maps import mean_maps
 from models.saliency_net import SaliencyNet
 from models.stored import load_model
 from utils.checkpoints import save_checkpoint
@@ -40,7 +41,7 @@ def save_snapshot(path: Path, seed: int) -> Path:
     return path
 
 
-def teacher_of(images: ResizedImages, own: Path | None, earlier: Path | None) -> Teacher:
+def teacher_of(images: ResizedImages, own: Path, earlier: Path | None) -> Teacher:
     count = len(images)
     points = PointLabels([np.zeros((0, 3), np.int64)] * count, [(64, 48)] * count, SIZE)
     return Teacher(images, points, [range(count)], 4, own, earlier)
@@ -67,7 +68,7 @@ def test_own_snapshots_come_before_earlier_ones(images: ResizedImages, tmp_path:
         ["own/1", "own/3"],
     ]
     assert names_after(teacher_of(images, own, None), range(2)) == [[], ["own/1"]]
-    assert names_after(teacher_of(images, None, earlier), range(2)) == [before, before]
+    assert names_after(teacher_of(images, tmp_path / "none", earlier), range(2)) == [before] * 2
     assert names_after(teacher_of(images, tmp_path / "none", None), range(1)) == [[]]
     with pytest.raises(UserError, match=r"none: no snapshots .* train the round before"):
         teacher_of(images, own, tmp_path / "none").look(0, MACHINE)
@@ -99,6 +100,29 @@ def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
     seen.clear()
     teacher.look(2, MACHINE)
     assert not seen
+
+
+def test_large_images_are_cut_small_and_grown_again(
+    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def watched(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+        seen.append((image, prob, labels))
+        return np.uint8(255) * (np.indices(prob.shape)[0] < 8)
+
+    monkeypatch.setattr(self_training, "cut", watched)
+    monkeypatch.setattr(self_training, "CUT_SIZE", SIZE // 2)
+    save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
+    teacher = teacher_of(images, tmp_path / "own", None)
+    teacher.labels.points[:] = [np.array([[63, 0, 1], [0, 47, 0]])] * len(images)
+    teacher.look(1, MACHINE)
+    for image, prob, labels in seen:
+        assert (image.shape, prob.shape) == ((16, 16, 3), (16, 16))
+        assert labels.shape == (2, 16, 16)
+        assert (labels[1, 0, 15], labels[0, 15, 0], labels.sum()) == (1, 1, 2)
+    dataset = TrainingSet(images, teacher.labels, NONE, 0, teacher.maps)
+    assert torch.equal(dataset[0, 0].pseudo, torch.arange(SIZE)[:, None].expand(-1, SIZE) < 16)
 
 
 def disc(radius: float) -> np.ndarray:

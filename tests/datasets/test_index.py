@@ -195,7 +195,7 @@ def test_split_leaves_each_group_two_images_to_train_on(sizes, fraction, seed):
         for i in range(size)
     ]
     flat = [Sample(s.name, None, None, "S", "") for s in samples]
-    train, held_out = split_train_validation(samples, fraction, seed)
+    train, held_out = split_train_validation(samples, fraction, seed, grouped=True)
     assert [s for s in samples if s in train] == train
     assert sorted(s.name for s in train + held_out) == sorted(s.name for s in samples)
     left = [sum(s.group == str(number) for s in train) for number in range(len(sizes))]
@@ -203,6 +203,11 @@ def test_split_leaves_each_group_two_images_to_train_on(sizes, fraction, seed):
         assert held_out
         short = [n for n, size in zip(left, sizes, strict=True) if n < min(2, size)]
         assert not short or (len(held_out) == 1 and short in ([0], [1]))
+    # Folders mean nothing to a training that looks at no groups.
+    names = [[s.name for s in part] for part in split_train_validation(samples, fraction, seed)]
+    assert names == [
+        [s.name for s in part] for part in split_train_validation(flat, fraction, seed)
+    ]
     # Nothing is held out that would not be without groups, but for the one that must be.
     _, plain = split_train_validation(flat, fraction, seed)
     extra = {s.name for s in held_out} - {s.name for s in plain}

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from utils.checkpoints import fingerprint, load_checkpoint, load_weights_into, save_checkpoint
+from utils.checkpoints import (
+    FORMAT,
+    fingerprint,
+    load_checkpoint,
+    load_weights_into,
+    save_checkpoint,
+)
 from utils.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -48,7 +54,7 @@ def test_round_trip(path):
     state = load_checkpoint(path, ("model", "config", "optimizer", "log", "best"))
     assert state["log"] == log
     assert state["config"] == {"backbone": "resnet18", "lr": 1e-3}
-    assert state["format"] == 1
+    assert state["format"] == FORMAT
     torch.manual_seed(1)
     other = network()
     load_weights_into(other, state, path)
@@ -215,3 +221,11 @@ def test_fingerprint(tmp_path):
     two.write_bytes(content + b"\0")
     assert fingerprint(one) != fingerprint(two)
     refused(tmp_path / "none", "no such file", fingerprint)
+
+
+def test_checkpoints_of_another_network_of_the_same_weights_are_refused(path):
+    save_checkpoint(path, state_of(network()))
+    state = torch.load(path, weights_only=True)
+    for other in ({**state, "format": 1}, {k: v for k, v in state.items() if k != "format"}):
+        torch.save(other, path)
+        refused(path, "of another version .*format 1, not 2.*train again")

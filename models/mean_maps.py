@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.group_view import view_group
+from models.group_view import view_group_by
 from models.saliency_net import SaliencyNet
 from utils.device import Machine
 
@@ -44,25 +44,26 @@ def mean_maps(
     Yields:
         Places of a batch's images, and float32 (B, S, S) in [0, 1], the mean over models.
     """
+    sides = (False, True) if mirrored else (False,)
     for group in groups:
         batches = [group[at : at + batch_size] for at in range(0, len(group), batch_size)]
-        sides = (False, True) if mirrored else (False,)
         views = []
-        for model in models:
-            for side in sides:
-                pieces = (_read(images, batch, machine, side) for batch in batches)
-                with machine.autocast():
-                    views.append((view_group(model, pieces, soft), side))
+        for side in sides:
+            pieces = (_turned(_read(images, batch, machine), side) for batch in batches)
+            with machine.autocast():
+                views += [(view, side) for view in view_group_by(models, pieces, soft)]
         for batch in batches:
-            maps = []
+            pixels, maps = _read(images, batch, machine), []
             for view, side in views:
                 with machine.autocast():
-                    logits = view(_read(images, batch, machine, side)).logits
-                prob = logits.float().sigmoid()[:, 0]
-                maps.append(prob.flip(-1) if side else prob)
+                    logits = view(_turned(pixels, side)).logits
+                maps.append(_turned(logits.float().sigmoid()[:, 0], side))
             yield batch, torch.stack(maps).mean(0)
 
 
-def _read(images: Images, batch: Sequence[int], machine: Machine, mirrored: bool) -> Tensor:
-    pixels = machine.images(images.batch(batch))
-    return pixels.flip(-1) if mirrored else pixels
+def _read(images: Images, batch: Sequence[int], machine: Machine) -> Tensor:
+    return machine.images(images.batch(batch))
+
+
+def _turned(x: Tensor, mirrored: bool) -> Tensor:
+    return x.flip(-1) if mirrored else x

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.ensemble import mean_maps
 from models.group_view import view_group
+from models.mean_maps import mean_maps
 from models.saliency_net import Parts, SaliencyNet
 from utils.device import choose_machine
 
