@@ -48,6 +48,7 @@ from utils.checkpoints import load_checkpoint, load_weights_into
 from utils.cli import Parser, parse_weights
 from utils.device import Machine, choose_machine
 from utils.errors import UserError, run_script
+from utils.files import write_json
 from utils.metrics import METRICS
 from utils.registry import look_up
 from utils.run_folder import RunFolder
@@ -167,7 +168,8 @@ def train_and_score(name: str, config: Config) -> list[Row]:
     require_checked(run.root, config.data_root, config.trainset, masks=True)
     settings.save(config)
     if not run.trained("dense", 0).exists():
-        TwinTrainer(name, config).fit()
+        summary = TwinTrainer(name, config).fit()
+        write_json(run.trained("dense", 0), summary)
     test_trial(config, [run.checkpoint("dense", 0, "best")], partial(TwinSegmenter, name, config))
     flags = ["--runs", config.runs, "--trial", config.trial, "--no_figures"]
     evaluate.main([*flags, "--testsets", config.testsets, "--workers", str(config.workers)])
