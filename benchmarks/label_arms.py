@@ -4,6 +4,12 @@ An arm starts from `BASE` and the flags of the command line, and sets some field
 arms ask within the project's own pipeline: one candidate a superpixel, the snapshots of the last
 round as the ensemble. What sets a published baseline apart is its acquisition, its choice among
 candidates, and that it knows neither an attack nor neighbours.
+
+Self-training (``losses_pseudo``, on by default) follows the rounds. An arm of one round (grid,
+object, ours_1, random_1, rounds_1) is taught by its own snapshots alone, in the cycles after the
+first; one of two rounds by the first round's from the first epoch of the last; more rounds are more
+generations of teachers. So arms of other rounds than the base's differ in more than their points,
+but for ``--losses_pseudo ''``.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import config as settings
-from config import FIELDS, FREE, Config
+from config import FIELDS, FREE, PRESETS, Config
 from utils.errors import UserError, closest
 
 BASE: dict[str, Any] = {"rounds": 2, "points_per_image": 10}
@@ -50,6 +56,8 @@ def _asking(acquisition: str, diversity: str, **more: Any) -> dict[str, Any]:
     return {"acquisition": acquisition, "diversity": diversity, **alone, **more}
 
 
+# Value by value, so that flags of the command line do not change it; the rounds are the base's.
+_PUBLISHED = {name: value for name, value in PRESETS["paper"].items() if name != "rounds"}
 _AT_ONCE = {"rounds": 1, "points_per_round": ""}
 _EVERYWHERE = {"candidates_percent": 100.0, "candidates_max": 10**9}
 
@@ -76,13 +84,14 @@ ARMS: dict[str, Arm] = {
     "pool": Arm("points spent where the pool is most uncertain", {"spend": "pool"}),
     # The default without one of its parts
     "no_attack": Arm("entropy, no attack", {"attack": "none", "acquisition": "entropy"}),
-    "one_snapshot": Arm("one snapshot, one cycle of the learning rate", {"snapshots": 1}),
+    "one_snapshot": Arm("questions to the newest snapshot alone", {"ensemble": "newest"}),
     "no_neighbours": Arm("no vote of neighbours", {"vote_kernel": 1}),
     "no_diversity": Arm("the most uncertain candidates", {"diversity": "top_k"}),
     "warm_start": Arm("rounds go on from the last one's weights", {"warm_start": True}),
     # What an answer labels
     "region": Arm("an answer fills its superpixel", {"label_mode": "region"}),
     "region_mask": Arm("LEAKS the mask inside superpixels", {"label_mode": "region_mask"}),
+    "paper": Arm("the published recipe, LEAKS the mask inside superpixels", _PUBLISHED),
     # Label budgets
     "ours_1": Arm("one point, random as every first round is", _budget(1, 1)),
     **{f"ours_{n}": Arm(f"{n} points", _budget(n, 2)) for n in (3, 5, 10, 20)},
@@ -132,9 +141,11 @@ def shares_first_round(base: Config, arm: Config) -> bool:
     alone. The fields of `ASKS_LATER` are read where a later round is asked, and nowhere else. The
     ledger then holds the same questions, and superpixels follow from picture and count.
 
-    ``ensemble`` is not among them: with a deep ensemble the first round trains more networks.
+    So is ``ensemble``, but for a deep one: its first round trains more networks.
     """
     ignored = FREE | ASKS_LATER | {"trial"}
+    if "deep" not in (base.ensemble, arm.ensemble):
+        ignored |= {"ensemble"}
     return not settings.differences(base, arm).keys() - ignored
 
 

@@ -39,7 +39,7 @@ from benchmarks.label_figure import budget_lines, round_lines
 from benchmarks.label_scores import Entry, blocks_of, mean_height, ratio
 from benchmarks.label_stages import Journal, Stages
 from benchmarks.label_table import csv_rows, markdown
-from config import FIELDS, FREE, Config
+from config import FIELDS, FREE, PRESETS, Config
 from datasets.points import read_points
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
@@ -77,8 +77,27 @@ def changed(config: Config, name: str) -> Config:
 @pytest.mark.parametrize("name", FIELDS)
 def test_the_first_round_is_shared_if_no_field_it_depends_on_differs(name: str) -> None:
     base = Config(trainset="A")
-    harmless = name in {*ASKS_LATER, *FREE, "trial"}
+    harmless = name in {*ASKS_LATER, *FREE, "trial", "ensemble"}
     assert shares_first_round(base, changed(base, name)) == harmless
+
+
+def test_a_deep_ensemble_shares_its_first_round_with_its_like_alone() -> None:
+    one, deep = Config(trainset="A"), Config(trainset="A", ensemble="deep")
+    assert not shares_first_round(one, deep)
+    assert not shares_first_round(deep, one)
+    assert shares_first_round(deep, dataclasses.replace(deep, acquisition="bald"))
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"rounds": 5, "superpixels": 9, "losses_points": {"iou": 1}}]
+)
+def test_the_published_recipe_has_the_rounds_of_the_base_and_all_else_its_own(
+    flags: dict[str, Any], tmp_path: Path
+) -> None:
+    given = flags_of({"trainset": "A", "data_root": "D", **flags}, ARMS["paper"], "p", 0, tmp_path)
+    found, published = fresh(given), {**PRESETS["paper"], "rounds": flags.get("rounds", 2)}
+    assert {name: getattr(found, name) for name in published} == published
+    assert found.points_per_image == 10
 
 
 def test_arms_of_one_setting_are_one_trial(tmp_path: Path) -> None:
