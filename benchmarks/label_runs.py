@@ -37,9 +37,15 @@ class Trial:
         return RunFolder(self.config.run_folder)
 
     def stage(self, name: str, command: Sequence[str], product: Path | None = None) -> None:
-        """Run a stage, unless what it makes is there."""
+        """Run a stage, unless what it makes is there.
+
+        Raises:
+            UserError: it failed, or those before had another number of threads.
+        """
         if product is not None and product.exists():
             return
+        made = self.stages.made if command[0] == "train.py" else None
+        self.journal.begin_stage(self.stages.threads, made)
 
         def add(seconds: float) -> None:
             self.journal.seconds[name] = self.journal.seconds.get(name, 0.0) + seconds
@@ -57,12 +63,16 @@ class Trial:
         self.stage(f"train {told}", ["train.py", *which], trained)
 
     def score(self, checkpoints: Sequence[Path]) -> None:
-        """Make and score the maps of checkpoints on the test sets."""
+        """Make and score the maps of checkpoints on the test sets; of none, nothing is left to do.
+
+        An arm of one round that is the base trial's has no checkpoint of its own.
+        """
         if self.journal.scored_on == self.config.testsets:
             return
-        self.stage("test", ["test.py", "--checkpoint", *map(str, checkpoints)])
-        how = ["--no_figures", "--convention", CONVENTION, "--workers", str(self.stages.threads)]
-        self.stage("evaluate", ["evaluate.py", *how])
+        if checkpoints:
+            self.stage("test", ["test.py", "--checkpoint", *map(str, checkpoints)])
+            how = ["--convention", CONVENTION, "--workers", str(self.stages.threads)]
+            self.stage("evaluate", ["evaluate.py", "--no_figures", *how])
         self.journal.scored_on = self.config.testsets
         self.journal.write()
 
@@ -102,6 +112,7 @@ def run_arm(trial: Trial, base: Config) -> None:
         copy_tree(shared.superpixels, trial.run.superpixels)
         link(shared.root / "data_checked.json", trial.run.root / "data_checked.json")
     if shares_first_round(base, trial.config):
+        Journal(shared.root).check_threads(trial.stages.threads)
         take_first_round(shared, trial.run)
         trial.journal.shared = True
         trial.journal.write()

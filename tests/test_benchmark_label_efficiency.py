@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -385,6 +386,43 @@ def test_stages_run_from_any_folder_and_tell_the_end_of_their_log(
     with pytest.raises(UserError, match=r"evaluate.py failed \(2\)"):
         stages.run(["evaluate.py", "--no_such_flag"], log)
     assert log.read_text(encoding="utf-8").count("$ ") == 3
+
+
+needs_affinity = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="processes are bound to cores on Linux alone"
+)
+
+
+@needs_affinity
+def test_stages_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def divided(cores: set[int], jobs: int) -> list[set[int]]:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores)
+        stages = Stages(jobs)
+        assert {len(stages.cores(place)) for place in range(jobs)} == {stages.threads}
+        return [stages.cores(place) for place in range(jobs)]
+
+    assert divided({1, 3, 4, 8, 9}, 2) == [{1, 3}, {4, 8}]
+    assert divided({2, 5}, 1) == [{2, 5}]
+    assert divided({2, 5}, 3) == [{2}, {5}, {2}]
+
+
+@needs_affinity
+def test_a_stage_knows_no_other_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages, own = Stages(jobs=2), os.sched_getaffinity(0)
+    tell = "import os; print('cores', *sorted(os.sched_getaffinity(0)))"
+    command = ["-m", "timeit", "-n", "1", "-r", "1", tell]
+
+    def told() -> list[set[int]]:
+        lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+        return [set(map(int, line.split()[1:])) for line in lines if line.startswith("cores ")]
+
+    for _ in range(2):
+        stages.run(command, tmp_path / "log")
+    assert os.sched_getaffinity(0) == own
+    assert told() == [stages.cores(0), stages.cores(1)]
+    monkeypatch.delattr(os, "sched_setaffinity")
+    stages.run(command, tmp_path / "log")
+    assert told()[2] == own
 
 
 def test_a_stage_ends_when_it_is_told_to(tmp_path: Path) -> None:
