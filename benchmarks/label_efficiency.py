@@ -16,12 +16,10 @@ validation images: at random points for points, at masks for masks. ``<out>`` ge
 
 from __future__ import annotations
 
-import platform
 import shlex
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +41,15 @@ from benchmarks.label_arms import (
 from benchmarks.label_figure import draw
 from benchmarks.label_runs import prepare_data, run_all
 from benchmarks.label_scores import Entry, blocks_of, read_entry
-from benchmarks.label_stages import Stages
+from benchmarks.label_stages import Stages, made_with
 from benchmarks.label_table import csv_rows, markdown
 from config import FIELDS, Config, to_dict
 from datasets.index import split_set_names
 from utils.device import choose_machine
 from utils.errors import UserError, closest, run_script
-from utils.files import read_json, write_json, write_text
+from utils.files import write_json, write_text
 from utils.tables import write_rows
 
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-contrib-python-headless", "scipy")
 PATHS = ("data_root", "backbone_weights", "runs")
 OURS = ("trial", "runs", "seed")
 
@@ -110,14 +107,16 @@ def sets_of(base: Config, hard: str) -> tuple[list[str], list[str]]:
     return sets, apart
 
 
-def run(planned: Sequence[Planned], bases: dict[int, Planned], args: Namespace) -> list[str]:
+def run(
+    planned: Sequence[Planned], bases: dict[int, Planned], stages: Stages, keep: bool
+) -> list[str]:
     """Run all trials, telling of each as it ends; return what failed, a line each."""
     trials = {(one.seed, BASE_TRIAL): one for one in bases.values()}
     for one in planned:
         trials.setdefault((one.seed, one.trial), one)
     work = [(one, bases[one.seed]) for one in trials.values()]
     failed = []
-    for number, (one, fault) in enumerate(run_all(work, Stages(args.jobs), args.keep), start=1):
+    for number, (one, fault) in enumerate(run_all(work, stages, keep), start=1):
         what = f"seed {one.seed}, {one.trial}"
         print(f"[{number}/{len(work)}] {what}: {'FAILED' if fault else 'done'}", flush=True)
         if fault:
@@ -125,23 +124,32 @@ def run(planned: Sequence[Planned], bases: dict[int, Planned], args: Namespace) 
     return failed
 
 
-def about(base: Config, args: Namespace, argv: Sequence[str], seeds: Sequence[int]) -> dict:
-    """Return what made the numbers: nothing in it names a machine or a place on one."""
-    machine = choose_machine(base.device, base.precision)
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+def read_all(planned: Sequence[Planned], sets: Sequence[str]) -> tuple[list[Entry], list[str]]:
+    """Return the results that are there and, a line each, why some of them are left out."""
+    entries, faults = [], []
+    for one in planned:
         try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "unknown"
+            entry = read_entry(one, sets)
+        except UserError as error:
+            faults.append(f"seed {one.seed}, {one.arm}: left out: {error}")
+            continue
+        entries += [entry] if entry else []
+    return entries, faults
+
+
+def about(base: Config, entries: Sequence[Entry], seeds: Sequence[int]) -> dict[str, Any]:
+    """Return what made the numbers: nothing in it names a machine or a place on one.
+
+    What the trials were trained with is theirs to tell; another run may have trained them.
+    """
     fields = {name: value for name, value in to_dict(base).items() if name not in OURS}
+    trained: list[dict[str, Any]] = []
+    for made in (made for entry in entries for made in entry.made):
+        trained += [made] if made not in trained else []
     return {
-        "command": shlex.join(without_folders(word) for word in argv),
         "settings": {k: without_folders(v) if k in PATHS else v for k, v in fields.items()},
         "seeds": list(seeds),
-        "versions": versions,
-        "device": machine.device.type,
-        "jobs": args.jobs,
+        "trained": trained,
     }
 
 
@@ -192,17 +200,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     sets, hard = sets_of(base, args.hard)
     planned, left_out = plan(list(dict.fromkeys(["dense", *names])), flags, seeds, args.out)
     failed = [f"{name}: left out: {reason}" for name, reason in left_out.items()]
-    results = args.out / "results.json"
-    if args.report:
-        made = {k: v for k, v in read_json(results).items() if k not in ("arms", "mean over")}
-        made["seeds"] = seeds
-    else:
-        made = about(base, args, words, seeds)
-        prepare_data(base, Stages(args.jobs), args.out)
-        failed += run(planned, bases, args)
-    entries = [entry for one in planned if (entry := read_entry(one, sets))]
+    if not args.report:
+        command = shlex.join(without_folders(word) for word in words)
+        device = choose_machine(base.device, base.precision).device.type
+        stages = Stages(args.jobs, made_with(command, device))
+        prepare_data(base, stages, args.out)
+        failed += run(planned, bases, stages, args.keep)
+    entries, faults = read_all(planned, sets)
+    failed += faults
     if entries:
-        report(entries, made, sets, hard, args.out)
+        report(entries, about(base, entries, seeds), sets, hard, args.out)
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""Scores of the label-efficiency experiment: read from its trials, put in ratio, compared."""
+"""Scores of the label-efficiency experiment: read from its trials, and put in ratio."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.label_arms import ARMS, BASE_TRIAL, Planned
-from benchmarks.label_runs import CONVENTION, Journal
-from config import from_dict
+import config as settings
+from benchmarks.label_arms import ARMS, BASE_TRIAL, Planned, fresh, shares_first_round
+from benchmarks.label_stages import Journal
+from config import FREE, Config
 from utils import ranking
+from utils.errors import UserError
 from utils.files import read_json
-from utils.metrics import METRICS, paired_means
-from utils.results import image_scores
+from utils.metrics import METRICS
 from utils.run_folder import VALIDATION, RunFolder
 from utils.scores import read_scores
-from utils.significance import check_same_images, holm, ratio_to_dense
-from utils.tallies import log_path, read_tallies
-
-TESTED = ("S", "MAE")
-"""Metrics that arms are compared by: those that are means over the images."""
+from utils.significance import ratio_to_dense
 
 REFERENCE = "default"
+"""The arm that others are compared with."""
 
 Scores = dict[str, dict[str, float]]
 """Set -> metric -> value."""
@@ -56,6 +54,7 @@ class Entry:
         selection: seconds taken by asking, the first random round not counted.
         training: seconds taken by training, the first round included.
         tallies: folder of what is kept of each map.
+        made: what it was trained with, see `label_stages.made_with`, and its threads.
     """
 
     arm: str
@@ -69,6 +68,7 @@ class Entry:
     selection: float
     training: float
     tallies: Path
+    made: tuple[dict[str, Any], ...] = ()
 
     @property
     def points(self) -> float | None:
@@ -91,6 +91,11 @@ class Entry:
         values = [self.means(sets, index)[metric] for index in range(len(self.rounds))]
         heights = [1 - value if metric == "MAE" else value for value in values]
         return mean_height([float(points or 0) for points, _ in self.rounds], heights)
+
+    def same_range(self, other: Entry) -> bool:
+        """Tell whether the curves of both go from as many points to as many (to one decimal)."""
+        ends = [[round(of.rounds[at][0] or 0.0, 1) for at in (0, -1)] for of in (self, other)]
+        return ends[0] == ends[1]
 
 
 def mean_height(places: Sequence[float], heights: Sequence[float]) -> float:
@@ -115,28 +120,40 @@ def blocks_of(sets: Sequence[str], hard: Sequence[str]) -> list[Block]:
 def read_entry(planned: Planned, sets: Sequence[str]) -> Entry | None:
     """Read the result of an arm with one seed; None where its trial is not finished.
 
+    An arm that has its first round from the base trial is read from both.
+
     Raises:
-        UserError: a table of scores is missing or damaged.
+        UserError: its trial has other settings than the arm with these flags, or the base trial has
+            not the first round that it would share; or a table of scores is missing or damaged.
     """
     runs = Path(planned.flags["runs"])
     run, base = RunFolder(runs / planned.trial), RunFolder(runs / BASE_TRIAL)
     journal = Journal(run.root)
-    if not set(sets) <= set(journal.scored_on.split("+")):
+    journals = [journal, Journal(base.root)] if journal.shared else [journal]
+    if not all(set(sets) <= set(one.scored_on.split("+")) for one in journals):
         return None
-    config = from_dict(read_json(run.config), str(run.config))
+    config = fresh(planned.flags)
+    others = settings.differences(_settings(run), config).keys() - FREE - {"trial"}
+    if others:
+        raise UserError(
+            f"{run.root}: was run with other settings ({', '.join(sorted(others))}): give the "
+            "flags of then, or name another --out"
+        )
+    if journal.shared and not shares_first_round(_settings(base), config):
+        raise UserError(f"{base.root}: its first round is another than that of {run.root}")
     kind = planned.supervision
-    rows = _by_checkpoint(run)
-    first = _by_checkpoint(base) if journal.shared else rows
     last = 0 if kind == "dense" else config.rounds - 1
     names = [run.checkpoint_name(run.checkpoint(kind, index, "best")) for index in range(last + 1)]
-    found = [(first if index == 0 else rows)[name] for index, name in enumerate(names)]
+    of_round = [base if journal.shared and not index else run for index in range(last + 1)]
+    tables = {of: _by_checkpoint(of) for of in dict.fromkeys(of_round)}
+    found = [tables[of][name] for of, name in zip(of_round, names, strict=True)]
     budget = found[-1][0]
     seconds = journal.seconds
     training = [value for name, value in seconds.items() if name.startswith("train ")]
     if kind == "dense":
         training = [seconds.get("train dense", 0.0)]
     elif journal.shared:
-        training.append(Journal(base.root).seconds.get("train round_00", 0.0))
+        training.append(journals[1].seconds.get("train round_00", 0.0))
     asking = [v for name, v in seconds.items() if name.startswith("ask ") and "_00" not in name]
     return Entry(
         arm=planned.arm,
@@ -149,8 +166,14 @@ def read_entry(planned: Planned, sets: Sequence[str]) -> Entry | None:
         images={row["set"]: int(row["images"]) for row in found[-1]},
         selection=sum(asking) if kind != "dense" else 0.0,
         training=sum(training),
-        tallies=run.root / "tallies" / names[-1],
+        tallies=of_round[-1].root / "tallies" / names[-1],
+        made=tuple({**made, "threads": one.threads} for one in journals for made in one.made),
     )
+
+
+def _settings(run: RunFolder) -> Config:
+    """Return the settings that a trial was run with."""
+    return settings.from_dict(read_json(run.config), str(run.config))
 
 
 def _by_checkpoint(run: RunFolder) -> dict[str, list[dict[str, str]]]:
@@ -176,60 +199,6 @@ def _scores(rows: Sequence[Mapping[str, str]], sets: Sequence[str]) -> Scores:
     }
 
 
-class Compared:
-    """The p values of arms against `REFERENCE`, by block, arm and metric, in ``p``."""
-
-    def __init__(self, entries: Sequence[Entry], blocks: Sequence[Block]) -> None:
-        self.images: dict[Path, dict[str, NDArray[np.float64]]] = {}
-        self.names: dict[str, tuple[Sequence[str], Path]] = {}
-        arms = by_arm(entries)
-        self.p: dict[tuple[str, str, str], float] = {}
-        for block in blocks:
-            for metric in TESTED:
-                found = {
-                    arm: p
-                    for arm, mine in arms.items()
-                    if arm != REFERENCE
-                    for p in [self._p(mine, arms.get(REFERENCE, {}), block.sets, metric)]
-                    if p is not None
-                }
-                for arm, p in zip(found, holm(list(found.values())), strict=True):
-                    self.p[block.title, arm, metric] = p
-
-    def _p(
-        self,
-        mine: Mapping[int, Entry],
-        theirs: Mapping[int, Entry],
-        sets: Sequence[str],
-        metric: str,
-    ) -> float | None:
-        """Return the p value of an arm; None without a common seed, or for one and the same arm.
-
-        Each image's scores are averaged over the common seeds first: images are what is drawn.
-        """
-        seeds = sorted(mine.keys() & theirs.keys())
-        if not seeds or mine[seeds[0]].tallies == theirs[seeds[0]].tallies:
-            return None
-        averaged = [
-            [
-                np.mean([self._of_image(side[seed], name)[metric] for seed in seeds], axis=0)
-                for name in sets
-            ]
-            for side in (mine, theirs)
-        ]
-        return paired_means(*averaged).p
-
-    def _of_image(self, entry: Entry, set_name: str) -> dict[str, NDArray[np.float64]]:
-        """Return the scores of each image of a set, in order of name."""
-        path = log_path(entry.tallies, set_name, CONVENTION)
-        if path not in self.images:
-            kept = read_tallies(path)
-            names, first = self.names.setdefault(set_name, (kept.names, path))
-            check_same_images(names, kept.names, (first, path))
-            self.images[path] = image_scores(kept, TESTED)
-        return self.images[path]
-
-
 def by_arm(entries: Sequence[Entry]) -> dict[str, dict[int, Entry]]:
     """Return the entries by arm, in the order of `ARMS`, and seed."""
     return {
@@ -237,6 +206,17 @@ def by_arm(entries: Sequence[Entry]) -> dict[str, dict[int, Entry]]:
         for arm in ARMS
         if any(entry.arm == arm for entry in entries)
     }
+
+
+def area(
+    entry: Entry, reference: Mapping[int, Entry], metric: str, sets: Sequence[str]
+) -> float | None:
+    """Return `Entry.area`; None if its range of points is not that of the reference arm.
+
+    Over other points the same curve has another mean height.
+    """
+    alike = any(entry.same_range(other) for other in reference.values())
+    return entry.area(metric, sets) if alike else None
 
 
 def ratio(entry: Entry, dense: Mapping[int, Entry], sets: Sequence[str], m: str) -> float | None:

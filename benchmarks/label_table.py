@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.label_arms import BASE_TRIAL
+from benchmarks.label_compared import DRAWS, TESTED, Compared
 from benchmarks.label_runs import CONVENTION
-from benchmarks.label_scores import REFERENCE, TESTED, Block, Compared, Entry, by_arm, ratio
+from benchmarks.label_scores import REFERENCE, Block, Entry, area, by_arm, ratio
 from utils.score_tables import plain_markdown
 from utils.significance import Spread, spread_of
 
@@ -17,28 +18,25 @@ COLUMNS = ("maxF", "meanF", "wF", "S", "meanE", "MAE")
 LEAK = "region_mask"
 
 
-def told(found: Spread | None, digits: int) -> str:
-    """Return mean and spread as text."""
-    if found is None:
-        return "-"
-    text = f"{found.mean:.{digits}f}"
-    return text if found.spread is None else f"{text} ± {found.spread:.{digits}f}"
-
-
 def markdown(entries: Sequence[Entry], blocks: Sequence[Block], seeds: Sequence[int]) -> str:
     """Return the whole table: two for each block, scores and ratios to the dense twin."""
     compared, arms = Compared(entries, blocks), by_arm(entries)
-    dense = arms.get("dense", {})
+    dense, reference = arms.get("dense", {}), arms.get(REFERENCE, {})
+    most = {entry.seed for entry in entries}
     text = ["# Label efficiency", "", _notes(seeds), ""]
+    if lacking := [arm for arm, mine in arms.items() if len(mine) < len(most)]:
+        text += [_lacking_note(lacking), ""]
     for block in blocks:
         lines = []
         for arm, mine in arms.items():
             p = [compared.p.get((block.title, arm, metric)) for metric in TESTED]
-            lines.append(_score_line(list(mine.values()), block, p))
+            lines.append(_score_line(list(mine.values()), len(most), block, p))
         header = ["arm", "seeds", "points", "labelled %", "region error %", *COLUMNS]
         header += [f"p {metric}" for metric in TESTED]
         text += [f"## {block.title}", "", plain_markdown(header, lines), ""]
-        lines = [_ratio_line(list(mine.values()), block, dense) for mine in arms.values()]
+        lines = [
+            _ratio_line(list(mine.values()), block, dense, reference) for mine in arms.values()
+        ]
         header = ["arm", *(f"{metric} / dense" for metric in COLUMNS)]
         header += ["area maxF", "area 1 - MAE", "selection s"]
         text += [plain_markdown(header, lines), ""]
@@ -51,12 +49,14 @@ def label_of(entry: Entry) -> str:
     return entry.arm + same + " (LEAKS the mask)" * (entry.label_mode == LEAK)
 
 
-def _score_line(mine: Sequence[Entry], block: Block, p: Sequence[float | None]) -> list[str]:
-    """Return a line of the table of scores, of one arm with all its seeds."""
+def _score_line(
+    mine: Sequence[Entry], seeds: int, block: Block, p: Sequence[float | None]
+) -> list[str]:
+    """Return a line of the table of scores, of one arm with all its seeds, of ``seeds`` in all."""
     scores = [_told(spread_of(e.means(block.sets).get(m) for e in mine), 4) for m in COLUMNS]
     return [
         label_of(mine[0]),
-        str(len(mine)),
+        str(seeds) if len(mine) == seeds else f"{len(mine)} of {seeds}",
         _mean([entry.points for entry in mine], 1),
         _mean([entry.labelled for entry in mine], 3),
         _mean([entry.region_error for entry in mine], 1),
@@ -65,10 +65,18 @@ def _score_line(mine: Sequence[Entry], block: Block, p: Sequence[float | None]) 
     ]
 
 
-def _ratio_line(mine: Sequence[Entry], block: Block, dense: Mapping[int, Entry]) -> list[str]:
+def _ratio_line(
+    mine: Sequence[Entry],
+    block: Block,
+    dense: Mapping[int, Entry],
+    reference: Mapping[int, Entry],
+) -> list[str]:
     """Return a line of the table of ratios."""
     ratios = [_told(spread_of(ratio(e, dense, block.sets, m) for e in mine), 3) for m in COLUMNS]
-    areas = [_told(spread_of(e.area(m, block.sets) for e in mine), 4) for m in ("maxF", "MAE")]
+    areas = [
+        _told(spread_of(area(e, reference, metric, block.sets) for e in mine), 4)
+        for metric in ("maxF", "MAE")
+    ]
     return [label_of(mine[0]), *ratios, *areas, _mean([entry.selection for entry in mine], 0)]
 
 
@@ -93,17 +101,33 @@ def _notes(seeds: Sequence[int]) -> str:
         "of the same seed, taken before averaging. Weights: after the last round, the epoch of "
         "lowest validation error, at points for points, at masks for masks. Region error: wrong "
         "labels if each answer were spread over its superpixel. Area: under the curve of the score "
-        "over points an image, from the first round to the last, divided by its width. Selection: "
-        "wall time of asking after the first round, the start of its process included. p: paired "
-        f"bootstrap over the images against {REFERENCE}, each image's scores averaged over the "
-        "seeds first, adjusted (Holm) for the arms of the table; it says nothing of other "
-        f"trainings. Convention {CONVENTION}."
+        "over points an image, from the first round to the last, divided by its width; of arms "
+        f"that begin and end with as many points as {REFERENCE}. Selection: wall time of asking "
+        "after the first round, the start of its process included. p: paired bootstrap over the "
+        f"images against {REFERENCE} ({DRAWS} draws), each image's scores averaged over the common "
+        "seeds first, adjusted (Holm) for the arms of the table, those that are one trial counted "
+        f"once; it says nothing of other trainings. Convention {CONVENTION}.\n\n"
+        "Self-training follows the rounds. Arms of one round (grid, object, ours_1, random_1, "
+        "rounds_1) are taught by their own snapshots alone, in the cycles after the first; arms of "
+        "two rounds by the first round's from the first epoch of the last; more rounds are more "
+        "generations of teachers. Arms of other rounds differ in that, too, unless losses_pseudo "
+        "is empty."
+    )
+
+
+def _lacking_note(arms: Sequence[str]) -> str:
+    """Return what to mind of arms that were not run with every seed."""
+    return (
+        f"**Not of all seeds** (column seeds): {', '.join(arms)}. Their means, spreads, ratios and "
+        "areas are over fewer seeds than those of the others and not to be compared with them, "
+        "and ratios to a dense twin among them are over its seeds alone; p is over common seeds."
     )
 
 
 def csv_rows(entries: Sequence[Entry], sets: Sequence[str]) -> list[dict[str, Any]]:
     """Return a row for each arm, seed and set, with all metrics and their ratios."""
-    dense = by_arm(entries).get("dense", {})
+    arms = by_arm(entries)
+    dense, reference = arms.get("dense", {}), arms.get(REFERENCE, {})
     rows = []
     for entry in entries:
         for name in sets:
@@ -116,7 +140,8 @@ def csv_rows(entries: Sequence[Entry], sets: Sequence[str]) -> list[dict[str, An
                 | {"rounds": len(entry.rounds), "convention": CONVENTION}
                 | scores
                 | relative
-                | {"area maxF": entry.area("maxF", [name]), "area 1-MAE": entry.area("MAE", [name])}
+                | {"area maxF": area(entry, reference, "maxF", [name])}
+                | {"area 1-MAE": area(entry, reference, "MAE", [name])}
                 | {"selection_s": entry.selection, "training_s": entry.training}
             )
     return [{k: "" if v is None else v for k, v in row.items()} for row in rows]

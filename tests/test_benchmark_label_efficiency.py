@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -36,8 +37,9 @@ from benchmarks.label_arms import (
     plan,
     shares_first_round,
 )
+from benchmarks.label_compared import Compared
 from benchmarks.label_figure import budget_lines, round_lines
-from benchmarks.label_scores import Entry, blocks_of, mean_height, ratio
+from benchmarks.label_scores import Entry, area, blocks_of, mean_height, ratio
 from benchmarks.label_stages import Journal, Stages
 from benchmarks.label_table import csv_rows, markdown
 from config import FIELDS, FREE, PRESETS, Config
@@ -45,7 +47,9 @@ from datasets.points import read_points
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 from utils.files import read_json, write_json
+from utils.metrics import METRICS
 from utils.run_folder import RunFolder
+from utils.scores import write_scores
 from utils.tables import read_rows
 
 
@@ -195,6 +199,40 @@ def test_a_ratio_is_taken_within_each_seed_and_spread_over_seeds() -> None:
     assert [row["S/dense"] for row in rows if row["arm"] == "random"] == [0.5, 0.9]
 
 
+def test_areas_stand_beside_those_over_as_many_points() -> None:
+    def curve(arm: str, *points: float) -> Entry:
+        scores = {"A": {"maxF": 0.5, "MAE": 0.1}}
+        return entry(arm, 0, [(number, scores) for number in points])
+
+    entries = [
+        curve("default", 5, 10.0),
+        curve("margin", 5.01, 9.99),
+        curve("ours_20", 10, 20),
+        curve("rounds_5", 2, 4, 6, 8, 10),
+        curve("rounds_1", 10),
+    ]
+    found = {row["arm"]: row["area maxF"] for row in csv_rows(entries, ["A"])}
+    expected = {"default": 0.5, "margin": 0.5, "rounds_1": "", "rounds_5": "", "ours_20": ""}
+    assert found == pytest.approx(expected)
+    assert area(entries[0], {0: entries[1]}, "MAE", ["A"]) == pytest.approx(0.9)
+    assert area(entries[0], {}, "MAE", ["A"]) is None
+    text = markdown(entries[2:4], blocks_of(["A"], []), [0])
+    assert [line.split("|")[-4:-2] for line in text.splitlines() if "s_5 | -" in line] == [
+        [" - ", " - "]
+    ]
+
+
+def test_an_arm_without_some_seed_is_marked() -> None:
+    scores = {"A": {"S": 0.5}}
+    entries = [entry("random", seed, [(10.0, scores)]) for seed in (0, 1)]
+    entries += [entry("dense", 1, [(None, scores)])]
+    lines = markdown(entries, blocks_of(["A"], []), [0, 1, 2]).splitlines()
+    assert any(line.startswith("| dense | 1 of 2 |") for line in lines)
+    assert any(line.startswith("| random | 2 |") for line in lines)
+    assert any(line.startswith("**Not of all seeds** (column seeds): dense.") for line in lines)
+    assert "Not of all" not in markdown(entries[:2], blocks_of(["A"], []), [0, 1, 2])
+
+
 def test_hard_sets_are_averaged_apart() -> None:
     assert [b.sets for b in blocks_of(["A", "B"], [])] == [("A", "B"), ("A",), ("B",)]
     found = [block.sets for block in blocks_of(["A", "B", "C", "D"], ["B", "D"])]
@@ -224,11 +262,16 @@ def test_lines_of_the_figure() -> None:
 # --- runs ------------------------------------------------------------------------------------
 
 
+MADE = {"command": "--seeds 1", "device": "cpu", "versions": {"torch": "0"}}
+
+
 class Pretended(Stages):
     """Stages that only leave behind what a stage leaves; some of them fail or are killed."""
 
+    threads = 1
+
     def __init__(self, trap: Callable[[str, str], None] = lambda trial, stage: None) -> None:
-        super().__init__(jobs=1)
+        super().__init__(jobs=1, made=MADE)
         self.trap = trap
         self.seen: list[tuple[str, str]] = []
 
@@ -256,13 +299,31 @@ class Pretended(Stages):
             self.leave(*weights, folder / "snapshots" / "epoch_0001.pth", folder / "trained.json")
         elif stage == "test":
             self.leave(run.predictions / "x" / "A" / "1.png", run.predictions / "x" / "made.json")
-        else:
+            assert flags["--checkpoint"].endswith("best.pth")
+        elif stage == "evaluate":
+            write_scores(run.scores, rows_of(run))
             self.leave(run.superpixels / "200" / "1.png")
 
     def leave(self, *paths: Path) -> None:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("x", encoding="utf-8")
+
+
+def rows_of(run: RunFolder) -> list[dict[str, Any]]:
+    """Return the scores of all checkpoints of a trial."""
+    names = [run.checkpoint_name(path) for path in run.root.rglob("checkpoints/best.pth")]
+    about = {"images": 1, "points": 5, "labelled_percent": 1, **dict.fromkeys(METRICS, 0.5)}
+    sets = read_json(run.config)["testsets"].split("+")
+    return [{"checkpoint": name, "set": one, **about} for name in names for one in sets]
+
+
+def read(
+    arms: Sequence[str], root: Path, sets: Sequence[str] = "B", **flags: Any
+) -> tuple[dict[str, Entry], list[str]]:
+    given = {"data_root": "D", "trainset": "A", "testsets": "B", **flags}
+    entries, faults = label_efficiency.read_all(plan(arms, given, [0], root)[0], sets)
+    return {entry.arm: entry for entry in entries}, faults
 
 
 def work_of(arms: Sequence[str], root: Path, **flags: Any) -> list[tuple[Planned, Planned]]:
@@ -302,6 +363,104 @@ def test_an_arm_trains_what_it_does_not_share(tmp_path: Path) -> None:
         assert sorted(p.name for p in (run / folder).rglob("*.pth")) == ["best.pth"]
     assert not list(run.glob("*/preds/*/A"))
     assert len(list(run.glob("*/preds/x/made.json"))) == 4
+
+
+def test_a_trial_notes_what_trained_it(tmp_path: Path) -> None:
+    run_pretended(["margin", "default"], tmp_path, Pretended())
+    other = Pretended()
+    other.made = {**MADE, "versions": {"torch": "1"}}
+    run_pretended(["margin", "region"], tmp_path, other, testsets="B+C")
+    found = {
+        name: Journal(tmp_path / "seed_0" / name).made for name in ("base", "margin", "region")
+    }
+    assert found == {"base": [MADE], "margin": [MADE], "region": [other.made]}
+    entries = list(read(["margin", "region"], tmp_path)[0].values())
+    trained = label_efficiency.about(Config(trainset="A"), entries, [0])["trained"]
+    assert trained == [{**MADE, "threads": 1}, {**other.made, "threads": 1}]
+
+
+def test_other_settings_are_left_out_of_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = ["default", "rounds_2", "margin"]
+    faults = run_pretended(arms, tmp_path, Pretended(), rounds=5)
+    assert set(faults.values()) == {""}
+    found, faults = read(arms, tmp_path, rounds=5, workers=3, device="cpu")
+    assert {arm: (entry.trial, len(entry.rounds)) for arm, entry in found.items()} == {
+        "default": ("default", 5),
+        "rounds_2": ("ours_10", 2),
+        "margin": ("margin", 5),
+    }
+    assert not faults
+    # With plain flags rounds_2 is the trial of the default, which holds five rounds.
+    found, faults = read(arms, tmp_path)
+    assert not found
+    assert len(faults) == 3
+    assert all("was run with other settings (rounds)" in fault for fault in faults)
+    words = ["--data_root", "D", "--trainset", "A", "--testsets", "B", "--out", str(tmp_path)]
+    words += ["--device", "cpu", "--seeds", "1", "--arms", "rounds_2"]
+    assert label_efficiency.main([*words, "--report"]) == 1
+    assert "seed 0, rounds_2: left out: " in capsys.readouterr().err
+    assert not list(tmp_path.glob("table.*"))
+
+
+def test_a_trial_that_is_refused_is_not_read(tmp_path: Path) -> None:
+    run_pretended(["margin", "region"], tmp_path, Pretended())
+    faults = run_pretended(["margin", "region"], tmp_path, Pretended(), lr=0.5)
+    assert all(faults.values())
+    found, faults = read(["margin", "region"], tmp_path, lr=0.5)
+    assert not found
+    assert all("other settings (lr)" in fault for fault in faults)
+    path = tmp_path / "seed_0" / BASE_TRIAL / "config.json"
+    write_json(path, {**read_json(path), "seed": 7})
+    found, (fault,) = read(["margin", "region"], tmp_path)
+    assert list(found) == ["region"]
+    assert "its first round is another" in fault
+
+
+def test_an_arm_is_read_where_its_first_round_is_scored_too(tmp_path: Path) -> None:
+    run_pretended(["margin"], tmp_path, Pretended(), testsets="B+C")
+    run_pretended(["dense"], tmp_path, Pretended(), testsets="B")
+    found, faults = read(["dense", "margin"], tmp_path, ["B", "C"])
+    assert (found, faults) == ({}, [])
+    assert list(read(["dense", "margin"], tmp_path, ["B"])[0]) == ["dense", "margin"]
+
+
+def test_an_arm_of_one_round_may_be_the_base_trials(tmp_path: Path) -> None:
+    arms = ["default", "margin", "no_self_training"]
+    stages = Pretended()
+    assert set(run_pretended(arms, tmp_path, stages, rounds=1).values()) == {""}
+    assert {trial for trial, _ in stages.seen} == {BASE_TRIAL, "no_self_training"}
+    found, faults = read(arms, tmp_path, rounds=1)
+    assert not faults
+    base = tmp_path / "seed_0" / BASE_TRIAL
+    assert {found[arm].tallies for arm in arms[:2]} == {base / "tallies" / "round_00-best"}
+    assert [len(entry.rounds) for entry in found.values()] == [1, 1, 1]
+    assert not Compared([found["default"], found["margin"]], blocks_of(["B"], [])).p
+    again = Pretended()
+    run_pretended(arms, tmp_path, again, rounds=1)
+    assert again.seen == []
+
+
+class OfTwoThreads(Pretended):
+    threads = 2
+
+
+def test_a_trial_keeps_its_number_of_threads(tmp_path: Path) -> None:
+    def kill(trial: str, stage: str) -> None:
+        if (trial, stage) == ("region", "train points 1"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pretended(["region"], tmp_path, Pretended(kill))
+    assert Journal(tmp_path / "seed_0" / "region").threads == 1
+    other = OfTwoThreads()
+    faults = run_pretended(["margin", "region", "paper"], tmp_path, other)
+    assert faults[BASE_TRIAL] == faults["paper"] == ""  # done; begun by this call
+    assert "seed_0/region: began with 1 threads" in faults["region"]
+    assert "seed_0/base: began with 1 threads" in faults["margin"]
+    assert {trial for trial, _ in other.seen} == {"paper"}
+    assert set(run_pretended(["margin", "region"], tmp_path, Pretended()).values()) == {""}
 
 
 def test_keep_keeps_all(tmp_path: Path) -> None:
@@ -483,11 +642,19 @@ def test_the_whole_run_and_that_sharing_changes_nothing(
     monkeypatch.setattr(label_efficiency, "Stages", InProcess)
     out, flags = tmp_path / "out", [*tiny[4:], "--epochs", "1", "--snapshots", "1"]
     flags += ["--seeds", "1", "--out", str(out)]
-    code = label_efficiency.main([*flags, "--arms", "default,otherwise,odd"])
+    command = [*flags, "--arms", "default,otherwise,odd"]
+    code = label_efficiency.main(command)
     told = capsys.readouterr()
     assert code == 1
     assert "odd: left out: config.py has no field no_such_field" in told.err
     check_report(out)
+    results = read_json(out / "results.json")
+    (trained,) = results["trained"]
+    assert trained["command"] == shlex.join(map(label_efficiency.without_folders, command))
+    assert (trained["threads"], trained["device"]) == (1, "cpu")
+    assert trained["versions"].keys() > {"python", "torch"}
+    assert label_efficiency.main([*command, "--report"]) == 1  # for odd
+    assert read_json(out / "results.json") == results
 
     alone = {**fresh_flags(flags, out), "runs": str(tmp_path / "alone")}
     words = as_flags(alone)

@@ -1,0 +1,113 @@
+"""The p values of the label-efficiency benchmark, against numbers made without it."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.label_arms import ARMS
+from benchmarks.label_compared import Compared
+from benchmarks.label_scores import Block, Entry
+from utils.metrics import PARTS, paired_means
+from utils.tallies import TallyLog, log_path, make_record
+
+PLAIN = Path(__file__).parent / "utils" / "metrics" / "plain.py"
+random_tallies = runpy.run_path(str(PLAIN))["random_tallies"]
+BOTH, ONLY_A = Block("both", ("A", "B")), Block("A", ("A",))
+
+
+def keep(folder: Path, set_name: str, values: Sequence[float]) -> None:
+    """Keep tallies of maps whose S are given; their counts are alike for all folders."""
+    marks = np.arange(len(values), dtype=np.uint64)
+    log = TallyLog(log_path(folder, set_name, "pysodmetrics"), "pysodmetrics", PARTS, marks)
+    tallies = random_tallies(len(values), seed=len(values))
+    tallies["S"] = values
+    for mark, tally in zip(marks, tallies, strict=True):
+        log.append(make_record(int(mark), tally, False))
+    log.close([f"{mark:03d}.png" for mark in marks], marks)
+
+
+def entry(arm: str, seed: int, tallies: Path) -> Entry:
+    rounds = ((10.0, {}),)
+    return Entry(arm, seed, arm, rounds, 0.1, 2.0, "pixel", {}, 1.0, 2.0, tallies)
+
+
+def holm_by_hand(p: dict[str, float]) -> dict[str, float]:
+    """Multiply the smallest by their number, the next by one less; none is below one before."""
+    found: dict[str, float] = {}
+    for place, arm in enumerate(sorted(p, key=lambda arm: p[arm])):
+        value = min(1.0, (len(p) - place) * p[arm])
+        found[arm] = max([value, *found.values()])
+    return found
+
+
+def test_seeds_are_averaged_and_each_trial_is_tested_once(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images, better = (
+        {"A": 30, "B": 20},
+        {"default": 0, "margin": 0.012, "bald": 0.035, "random": 0.02},
+    )
+    scores = {
+        (arm, seed, name): 0.5 + more + rng.normal(0, 0.05, number)
+        for arm, more in better.items()
+        for seed in (0, 1)
+        for name, number in images.items()
+    }
+    for (arm, seed, name), values in scores.items():
+        keep(tmp_path / f"{arm}_{seed}", name, values)
+    same = {"ours_10": "default", "random_10": "random"}  # arms that are a trial of another name
+    entries = [
+        entry(arm, seed, tmp_path / f"{same.get(arm, arm)}_{seed}")
+        for arm in (*better, *same)
+        for seed in (0, 1)
+        if (arm, seed) != ("bald", 1)
+    ]
+    found = Compared(entries, [BOTH, ONLY_A]).p
+    seeds = {"margin": (0, 1), "bald": (0,), "random": (0, 1)}
+    for block in (BOTH, ONLY_A):
+        alone = {
+            arm: paired_means(
+                *(
+                    [np.mean([scores[of, s, name] for s in common], axis=0) for name in block.sets]
+                    for of in (arm, "default")
+                ),
+                resamples=20_000,
+            ).p
+            for arm, common in seeds.items()
+        }
+        expected = holm_by_hand(alone)
+        assert sum(expected[arm] != alone[arm] for arm in alone) >= 2
+        expected["random_10"] = expected["random"]
+        mine = {
+            arm: p
+            for (title, arm, metric), p in found.items()
+            if (title, metric) == (block.title, "S")
+        }
+        assert mine == pytest.approx(expected, abs=1e-12)
+        # Equal maps do not differ, whatever the family.
+        assert {found[block.title, arm, "MAE"] for arm in expected} == {1.0}
+    assert len(found) == 2 * 2 * 4
+
+
+def test_many_arms_leave_a_small_p_small(tmp_path: Path) -> None:
+    keep(tmp_path / "default", "A", np.full(8, 0.5))
+    keep(tmp_path / "other", "A", np.linspace(0.6, 0.7, 8))
+    entries = [entry("default", 0, tmp_path / "default")]
+    arms = [arm for arm in ARMS if arm != "default"][:30]
+    for arm in arms:
+        (tmp_path / arm).symlink_to(tmp_path / "other")
+        entries.append(entry(arm, 0, tmp_path / arm))
+    found = Compared(entries, [ONLY_A]).p
+    assert [found["A", arm, "S"] for arm in arms] == pytest.approx([30 * 2 / 20_001] * 30)
+
+
+def test_without_the_reference_nothing_is_tested(tmp_path: Path) -> None:
+    keep(tmp_path / "a", "A", [0.5, 0.6])
+    keep(tmp_path / "b", "A", [0.7, 0.9])
+    pair = [entry("random", 0, tmp_path / "a"), entry("margin", 0, tmp_path / "b")]
+    assert Compared(pair, [ONLY_A]).p == {}
+    assert Compared([*pair, entry("default", 1, tmp_path / "a")], [ONLY_A]).p == {}
