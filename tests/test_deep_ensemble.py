@@ -93,9 +93,13 @@ def test_every_round_that_is_asked_has_its_members(whole: RunFolder, flags: list
     assert kept == expected | {f"round_00/members/1/{name}" for name in own[1:]}
 
 
-def test_every_member_teaches_itself(whole: RunFolder) -> None:
-    """Pseudo labels come to all members in the same epochs."""
+def test_every_member_teaches_itself(whole: RunFolder, flags: list[str]) -> None:
+    """Pseudo labels come to all members in the same epochs, to each from its own snapshots."""
     for member in range(2):
+        teacher = train.Trainer(config_of(flags), "points", 0, member).teacher
+        assert teacher.own == whole.snapshots("points", 0, member)
+        teacher = train.Trainer(config_of(flags), "points", 1, member).teacher
+        assert teacher.earlier == whole.snapshots("points", 0, member)
         rows = read_rows(whole.training("points", 0, member) / "log.csv", ("epoch",))
         assert [bool(row.get("pseudo/bce")) for row in rows] == [False, True]
 
