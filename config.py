@@ -50,7 +50,6 @@ class Config:
     testsets: str = knob("", "test sets, joined by +")
     validation_fraction: float = knob(0.1, "share of the training images held out for validation")
     seed: int = knob(0, "seed of the split, the points, the initial weights and the batches")
-
     preset: str = knob(
         "", "gconet, gconet_plus or paper: start from its settings; empty: from these"
     )
