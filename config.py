@@ -105,6 +105,9 @@ class Config:
         {"bce": 1.0, "iou": 1.0, "ssim": 0.5},
         "losses on pseudo labels, the maps of earlier snapshots, beside those on points",
     )
+    pseudo_scale: float = knob(1.25, "snapshots see images enlarged by this to make pseudo labels")
+    pseudo_agree: bool = knob(True, "correct those maps by the answers, and what is like them")
+    pseudo_cut: bool = knob(True, "cut those maps along the picture's edges (GrabCut)")
     match_classes: bool = knob(
         True, "weight the two classes of asked points to their shares among those of round 0"
     )
@@ -240,7 +243,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 first loss on the map (models/README.md tells how they follow from the published ones); paper is
 ASTE-AL as published, which LEAKS the mask (active_learning/README.md)."""
 
-ABSENT: dict[str, Any] = {"losses_pseudo": {}}
+ABSENT: dict[str, Any] = {"losses_pseudo": {}, "pseudo_scale": 1.0, "pseudo_agree": False}
 """What settings from before a field's time stand for, where it is not today's default."""
 
 FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random", "runs"}

@@ -21,7 +21,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 import config as settings
-from active_learning.self_training import Teacher
+from active_learning.self_training import Taught, Teacher
 from config import Config
 from datasets.augment import Augmentation
 from datasets.cache import ResizedImages, ResizedMasks, native_sizes
@@ -77,7 +77,7 @@ class Validation:
         model.eval()
         wrong = count = 0.0
         maps = mean_maps([model], self.images, self.groups, self.batch_size, machine)
-        for indices, prob in maps:
+        for indices, prob, _ in maps:
             labels = torch.stack([self.labels[index] for index in indices]).to(machine.device)
             background, foreground = labels.float().unbind(1)
             wrong += float((background * prob + foreground * (1 - prob)).double().sum())
@@ -143,7 +143,8 @@ class Trainer:
             before = (arm, round_index - 1, member)
             earlier = self.run.snapshots(*before) if round_index else None
             together = images_together(train, config.grouped)
-            self.teacher = Teacher(images, labels, together, config.batch_size, own, earlier)
+            how = Taught(config.pseudo_scale, config.pseudo_agree, config.pseudo_cut)
+            self.teacher = Teacher(images, labels, together, config.batch_size, own, earlier, how)
         groups = list_groups(train) if config.grouped else None
         self.classes = len(groups.names) if groups else 0
         self.loader, self.sampler = make_loader(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
+from active_learning.agreement import agree
 from datasets.augment import resize
 from datasets.cache import ResizedImages
 from datasets.training import Labels
@@ -33,14 +35,27 @@ LEAST = 20
 """Pixels of either class that a colour model needs; a map with fewer is taken at one half."""
 
 
+@dataclass(frozen=True)
+class Taught:
+    """How maps of snapshots become pseudo labels; see `config.Config`."""
+
+    scale: float = 1.25
+    agree: bool = True
+    cut: bool = True
+
+
 class Teacher:
     """Pseudo labels of the training images, from networks that learnt from points alone.
 
     They come from the newest snapshots there are: those of this training, from the end of its first
     cycle on, and before that those of the round before (as the ensemble of one trajectory teaches
     in temporal ensembling, Laine and Aila, ICLR 2017). In the first cycle of the first round there
-    are none. The snapshots' mean map of an image and its mirror image is cut along the picture's
-    edges by `cut`. Nothing but points, pictures and networks is looked at.
+    are none. The snapshots' mean map of an image and its mirror image is brought into agreement
+    with the answers by `agree` and cut along the picture's edges by `cut`. Nothing but points,
+    pictures and networks is looked at.
+
+    The images are looked at enlarged: random crops let objects look larger in training than they
+    are, and a network finds them best at the size it knows (Touvron et al., NeurIPS 2019).
 
     Args:
         images: the training images.
@@ -49,6 +64,7 @@ class Teacher:
         batch_size: images looked at at a time.
         own: folder of this training's snapshots.
         earlier: folder of those of the round before, None in the first.
+        how: what is done to the maps.
 
     Attributes:
         maps: uint8 (N, s, s), 255 for foreground, in memory that processes share; s is the images'
@@ -64,9 +80,10 @@ class Teacher:
         batch_size: int,
         own: Path,
         earlier: Path | None,
+        how: Taught,
     ) -> None:
         self.images, self.labels, self.groups = images, labels, groups
-        self.batch_size = batch_size
+        self.batch_size, self.how = batch_size, how
         self.own, self.earlier = own, earlier
         self.size = min(images.size, CUT_SIZE)
         shape = (len(images), self.size, self.size)
@@ -95,16 +112,25 @@ class Teacher:
             return
         self.seen = newest
         models = [load_model(path, machine)[0] for path in newest]
-        how = {"mirrored": True, "soft": True}
-        maps = mean_maps(models, self.images, self.groups, self.batch_size, machine, **how)
+        how = {"mirrored": True, "soft": True, "scale": self.how.scale}
+        how["with_features"] = self.how.agree
+        found = mean_maps(models, self.images, self.groups, self.batch_size, machine, **how)
         with ThreadPoolExecutor(core_count()) as pool:
-            for indices, prob in maps:
-                list(pool.map(self._keep, indices, prob.cpu().numpy()))
+            for indices, maps, features in found:
+                labels = [self.labels.at(index, np.eye(3)) for index in indices]
+                if features is not None:
+                    answers = torch.from_numpy(np.stack(labels)).to(maps.device)
+                    maps = agree(maps, features, answers)
+                list(pool.map(self._keep, indices, maps.cpu().numpy(), labels))
 
-    def _keep(self, index: int, prob: np.ndarray) -> None:
-        image, prob = (resize(pixels, self.size) for pixels in (self.images[index], prob))
-        labels = _gathered(self.labels.at(index, np.eye(3)), self.size)
-        self.maps[index] = torch.from_numpy(cut(image, prob, labels, seed=index))
+    def _keep(self, index: int, prob: np.ndarray, labels: np.ndarray) -> None:
+        prob = resize(prob, self.size)
+        if self.how.cut:
+            image, labels = resize(self.images[index], self.size), _gathered(labels, self.size)
+            made = cut(image, prob, labels, seed=index)
+        else:
+            made = np.uint8(255) * (prob > 0.5)
+        self.maps[index] = torch.from_numpy(made)
 
 
 def _gathered(labels: np.ndarray, size: int) -> np.ndarray:

@@ -111,6 +111,10 @@ ARMS: dict[str, Arm] = {
         {"losses_points": {"bce": 1.0, "iou": 1.0, "coherence": 0.3, "consistency": 1.0}},
     ),
     "no_match": Arm("classes weighted as they were asked", {"match_classes": False}),
+    # Pseudo labels without one of their parts, and none at all
+    "no_enlarging": Arm("pseudo labels of images as they are", {"pseudo_scale": 1.0}),
+    "no_agreement": Arm("pseudo labels whatever was answered", {"pseudo_agree": False}),
+    "no_cut": Arm("pseudo labels whatever edges there are", {"pseudo_cut": False}),
     "no_self_training": Arm("no losses on pseudo labels", {"losses_pseudo": {}}),
 }
 

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from models.group_view import view_group_by
 from models.saliency_net import SaliencyNet
 from utils.device import Machine
 
+CELL = 32
+"""Side of the pixels that one cell of the coarsest feature map covers."""
+
 
 class Images(Protocol):
-    """Images of one size that are read by their places."""
+    """Square images of one size that are read by their places."""
+
+    size: int
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Return uint8 (B, 3, S, S)."""
+
+
+class MeanMaps(NamedTuple):
+    """What some networks make of a batch of images.
+
+    Attributes:
+        indices: places of the images.
+        maps: float32 (B, S, S) in [0, 1], the mean over networks, of the images' own size.
+        features: float32 (B, C, h, w), the decoder features of all networks one after the other,
+            each of unit length, where they are asked for.
+    """
+
+    indices: Sequence[int]
+    maps: Tensor
+    features: Tensor | None
 
 
 @torch.no_grad()
@@ -29,7 +50,9 @@ def mean_maps(
     machine: Machine,
     mirrored: bool = False,
     soft: bool = False,
-) -> Iterator[tuple[Sequence[int], Tensor]]:
+    scale: float = 1.0,
+    with_features: bool = False,
+) -> Iterator[MeanMaps]:
     """Predict images, batch by batch; images of two groups are never in one batch.
 
     Args:
@@ -40,29 +63,44 @@ def mean_maps(
         machine: where and how to compute.
         mirrored: average with the maps of the mirrored images, mirrored back.
         soft: of networks that binarise, take the maps before that.
-
-    Yields:
-        Places of a batch's images, and float32 (B, S, S) in [0, 1], the mean over models.
+        scale: look at the images enlarged to about this multiple of their size, whole coarsest
+            cells of 32 pixels.
+        with_features: yield features, too.
     """
     sides = (False, True) if mirrored else (False,)
     for group in groups:
         batches = [group[at : at + batch_size] for at in range(0, len(group), batch_size)]
         views = []
         for side in sides:
-            pieces = (_turned(_read(images, batch, machine), side) for batch in batches)
+            pieces = (_turned(_read(images, batch, machine, scale), side) for batch in batches)
             with machine.autocast():
-                views += [(view, side) for view in view_group_by(models, pieces, soft)]
+                views.append(view_group_by(models, pieces, soft))
         for batch in batches:
-            pixels, maps = _read(images, batch, machine), []
-            for view, side in views:
-                with machine.autocast():
-                    logits = view(_turned(pixels, side)).logits
-                maps.append(_turned(logits.float().sigmoid()[:, 0], side))
-            yield batch, torch.stack(maps).mean(0)
+            pixels = _read(images, batch, machine, scale)
+            maps: list[Tensor] = []
+            features: list[Tensor] = []
+            for of_model in zip(*views, strict=True):
+                seen: list[Tensor] = []
+                for view, side in zip(of_model, sides, strict=True):
+                    with machine.autocast():
+                        found = view(_turned(pixels, side))
+                    maps.append(_turned(found.logits.float().sigmoid(), side))
+                    if with_features:
+                        seen.append(_turned(found.features.float(), side))
+                if with_features:
+                    features.append(functional.normalize(torch.stack(seen).mean(0), dim=1))
+            mean = torch.stack(maps).mean(0)
+            if scale != 1:
+                mean = functional.interpolate(mean, size=images.size, mode="bilinear")
+            yield MeanMaps(batch, mean[:, 0], torch.cat(features, 1) if features else None)
 
 
-def _read(images: Images, batch: Sequence[int], machine: Machine) -> Tensor:
-    return machine.images(images.batch(batch))
+def _read(images: Images, batch: Sequence[int], machine: Machine, scale: float) -> Tensor:
+    pixels = machine.images(images.batch(batch))
+    if scale == 1:
+        return pixels
+    size = max(1, round(images.size * scale / CELL)) * CELL
+    return functional.interpolate(pixels, size=(size, size), mode="bilinear")
 
 
 def _turned(x: Tensor, mirrored: bool) -> Tensor:

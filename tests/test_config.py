@@ -62,6 +62,7 @@ OTHER = {
     "binarise_k": ("50", "60"),
     "refiner": ("map", "image"),
     "losses_pseudo": (("bce=2+iou", {"bce": 2.0, "iou": 1.0}), ("bce=3", {"bce": 3.0})),
+    "pseudo_scale": ("1", "2"),
     "losses_others": (("bce=2+iou", {"bce": 2.0, "iou": 1.0}), ("bce=3", {"bce": 3.0})),
     "adversarial": ("0.2", "0.3"),
     "epochs": ("201", "202"),
@@ -585,7 +586,7 @@ def test_differences_to_another_trial_are_told(tmp_path, capsys):
 
 def test_settings_from_before_a_field_mean_what_they_meant():
     old = settings.to_dict(Config(lr=0.5))
-    del old["losses_pseudo"], old["spend"]
+    del old["losses_pseudo"], old["spend"], old["pseudo_scale"], old["pseudo_agree"]
     found = from_dict(old, "config.json")
-    assert found == Config(lr=0.5, losses_pseudo={})
+    assert found == Config(lr=0.5, losses_pseudo={}, pseudo_scale=1.0, pseudo_agree=False)
     assert Config().losses_pseudo

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import active_learning.self_training as self_training
-from active_learning.self_training import LEAST, SURE, Teacher, cut
+from active_learning.agreement import agree
+from active_learning.self_training import LEAST, SURE, Taught, Teacher, cut
 from config import Config, to_dict
 from datasets.augment import NONE
 from datasets.cache import ResizedImages
@@ -19,13 +20,14 @@ from datasets.training import PointLabels, TrainingSet
 from models.mean_maps import mean_maps
 from models.saliency_net import SaliencyNet
 from models.stored import load_model
-from utils.checkpoints import save_checkpoint
+from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.device import choose_machine
 from utils.errors import UserError
 
 SIZE = 32
 MACHINE = choose_machine("cpu", "fp32")
 NOTHING = np.zeros((2, SIZE, SIZE), np.uint8)
+DEFAULT = Taught(scale=1.25, agree=True, cut=True)
 
 
 @pytest.fixture
@@ -42,10 +44,12 @@ def save_snapshot(path: Path, seed: int) -> Path:
     return path
 
 
-def teacher_of(images: ResizedImages, own: Path, earlier: Path | None) -> Teacher:
+def teacher_of(
+    images: ResizedImages, own: Path, earlier: Path | None, how: Taught = DEFAULT
+) -> Teacher:
     count = len(images)
     points = PointLabels([np.zeros((0, 3), np.int64)] * count, [(64, 48)] * count, SIZE)
-    return Teacher(images, points, [range(count)], 4, own, earlier)
+    return Teacher(images, points, [range(count)], 4, own, earlier, how)
 
 
 def names_after(teacher: Teacher, epochs: range) -> list[list[str]]:
@@ -75,8 +79,9 @@ def test_own_snapshots_come_before_earlier_ones(images: ResizedImages, tmp_path:
         teacher_of(images, own, tmp_path / "none").look(0, MACHINE)
 
 
+@pytest.mark.parametrize("agreed", [False, True])
 def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
-    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agreed: bool
 ) -> None:
     seen = {}
 
@@ -86,21 +91,42 @@ def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
 
     monkeypatch.setattr(self_training, "cut", watched)
     paths = [save_snapshot(tmp_path / f"own/epoch_000{epoch}.pth", epoch) for epoch in (1, 2)]
-    teacher = teacher_of(images, tmp_path / "own", None)
+    teacher = teacher_of(images, tmp_path / "own", None, Taught(2.0, agreed, True))
     teacher.labels.points[3] = np.array([[63, 47, 1]])
     teacher.look(2, MACHINE)
     models = [load_model(path, MACHINE)[0] for path in paths]
-    expected = mean_maps(models, images, [range(len(images))], 3, MACHINE, mirrored=True)
-    for indices, prob in expected:
-        for index, row in zip(indices, prob, strict=True):
-            image, found, labels = seen[index]
-            np.testing.assert_allclose(found, row, atol=1e-5)
+    how = {"mirrored": True, "scale": 2.0, "with_features": True}
+    for found in mean_maps(models, images, [range(len(images))], 3, MACHINE, **how):
+        answers = torch.stack([torch.zeros(2, SIZE, SIZE)] * len(found.indices))
+        for index, labels in zip(found.indices, answers, strict=True):
+            labels[1, -1, -1] = index == 3
+        expected = agree(found.maps, found.features, answers) if agreed else found.maps
+        for index, row in zip(found.indices, expected, strict=True):
+            image, prob, labels = seen[index]
+            np.testing.assert_allclose(prob, row, atol=1e-4)
             assert np.array_equal(image, images[index])
             assert labels.sum() == (index == 3)
             assert (teacher.maps[index] == 255 * (index % 2)).all()
     seen.clear()
     teacher.look(2, MACHINE)
     assert not seen
+
+
+def test_maps_that_are_not_cut_are_taken_at_one_half(
+    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(self_training, "cut")
+    path = save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
+    teacher = teacher_of(images, tmp_path / "own", None, Taught(1.0, False, False))
+    state = load_checkpoint(path)
+    state["model"]["head.bias"] -= 0.08  # the middle of its logits
+    save_checkpoint(path, {"model": state["model"], "config": state["config"]})
+    teacher.look(1, MACHINE)
+    everyone = [range(len(images))]
+    models = [load_model(path, MACHINE)[0]]
+    for indices, maps, _ in mean_maps(models, images, everyone, 4, MACHINE, mirrored=True):
+        assert np.array_equal(teacher.maps[list(indices)], 255 * (maps > 0.5).byte())
+    assert teacher.maps.unique().tolist() == [0, 255]
 
 
 def test_large_images_are_cut_small_and_grown_again(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from models.group_view import view_group
 from models.mean_maps import mean_maps
@@ -17,6 +18,8 @@ MACHINE = choose_machine("cpu", "fp32")
 
 
 class Pictures:
+    size = 32
+
     def __init__(self, count: int) -> None:
         generator = torch.Generator().manual_seed(0)
         self.pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator).byte()
@@ -31,7 +34,7 @@ def network(seed: int, relation: str = "none") -> SaliencyNet:
 
 
 def maps_by_index(found: object) -> dict[int, Tensor]:
-    return {index: row for indices, prob in found for index, row in zip(indices, prob, strict=True)}
+    return {i: row for indices, maps, _ in found for i, row in zip(indices, maps, strict=True)}
 
 
 def test_the_mean_over_networks_and_mirror_images() -> None:
@@ -73,3 +76,26 @@ def test_binarised_maps_can_be_had_soft() -> None:
         maps = maps_by_index(mean_maps([model], pictures, [[0, 1]], 2, MACHINE, soft=soft))
         torch.testing.assert_close(maps[1], logits.sigmoid()[1, 0], atol=1e-5, rtol=0)
     assert not torch.allclose(found.logits, found.soft_logits, atol=1e-2)
+
+
+def test_enlarged_images_give_maps_of_their_own_size_and_features() -> None:
+    """Features of several networks lie one after the other, each of unit length, mirrored back."""
+    models, pictures = [network(4), network(5)], Pictures(2)
+    for scale, size in ((1.4, 32), (1.6, 64)):
+        (found,) = mean_maps(
+            models, pictures, [[0, 1]], 2, MACHINE, True, scale=scale, with_features=True
+        )
+        large = MACHINE.images(pictures.pixels)
+        large = functional.interpolate(large, size=(size, size), mode="bilinear")
+        maps, features = [], []
+        with torch.no_grad():
+            for model in models:
+                plain, turned = model(large), model(large.flip(3))
+                maps += [plain.logits.sigmoid(), turned.logits.sigmoid().flip(3)]
+                both = plain.features + turned.features.flip(3)
+                features.append(both / both.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        expected = functional.interpolate(sum(maps) / 4, size=(32, 32), mode="bilinear")[:, 0]
+        torch.testing.assert_close(found.maps, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.features, torch.cat(features, 1), atol=1e-4, rtol=0)
+    (bare,) = mean_maps(models, pictures, [[0, 1]], 2, MACHINE)
+    assert bare.features is None
