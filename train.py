@@ -143,7 +143,9 @@ class Trainer:
             before = (arm, round_index - 1, member)
             earlier = self.run.snapshots(*before) if round_index else None
             together = images_together(train, config.grouped)
-            how = Taught(config.pseudo_scale, config.pseudo_agree, config.pseudo_cut)
+            how = Taught(
+                config.snapshots, config.pseudo_scale, config.pseudo_agree, config.pseudo_cut
+            )
             self.teacher = Teacher(images, labels, together, config.batch_size, own, earlier, how)
         groups = list_groups(train) if config.grouped else None
         self.classes = len(groups.names) if groups else 0

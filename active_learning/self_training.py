@@ -37,8 +37,16 @@ LEAST = 20
 
 @dataclass(frozen=True)
 class Taught:
-    """How maps of snapshots become pseudo labels; see `config.Config`."""
+    """Whose maps become pseudo labels, and how; see `config.Config`.
 
+    Attributes:
+        snapshots: most snapshots asked, the newest ones.
+        scale: how much the images are enlarged.
+        agree: whether the maps are brought into agreement with the answers.
+        cut: whether they are cut along the picture's edges.
+    """
+
+    snapshots: int = 3
     scale: float = 1.25
     agree: bool = True
     cut: bool = True
@@ -47,12 +55,12 @@ class Taught:
 class Teacher:
     """Pseudo labels of the training images, from networks that learnt from points alone.
 
-    They come from the newest snapshots there are: those of this training, from the end of its first
-    cycle on, and before that those of the round before (as the ensemble of one trajectory teaches
-    in temporal ensembling, Laine and Aila, ICLR 2017). In the first cycle of the first round there
-    are none. The snapshots' mean map of an image and its mirror image is brought into agreement
-    with the answers by `agree` and cut along the picture's edges by `cut`. Nothing but points,
-    pictures and networks is looked at.
+    They come from the newest snapshots there are, those of the round before and then, from the end
+    of its first cycle on, of this training (as the ensemble of one trajectory teaches in temporal
+    ensembling, Laine and Aila, ICLR 2017). In the first cycle of the first round there are none.
+    The snapshots' mean map of an image and its mirror image is brought into agreement with the
+    answers by `agree` and cut along the picture's edges by `cut`. Nothing but points, pictures and
+    networks is looked at.
 
     The images are looked at enlarged: random crops let objects look larger in training than they
     are, and a network finds them best at the size it knows (Touvron et al., NeurIPS 2019).
@@ -100,10 +108,9 @@ class Teacher:
         Raises:
             UserError: the round before has left no snapshots.
         """
-        newest = list_snapshots(self.own, epoch)
-        if not newest and self.earlier:
-            newest = list_snapshots(self.earlier)
-        if self.earlier and not newest:
+        earlier = list_snapshots(self.earlier) if self.earlier else []
+        newest = [*earlier, *list_snapshots(self.own, epoch)][-self.how.snapshots :]
+        if self.earlier and not earlier:
             raise UserError(
                 f"{self.earlier}: no snapshots to make pseudo labels by: train the round before "
                 "first, or turn them off by --losses_pseudo ''"

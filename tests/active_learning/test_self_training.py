@@ -27,7 +27,7 @@ from utils.errors import UserError
 SIZE = 32
 MACHINE = choose_machine("cpu", "fp32")
 NOTHING = np.zeros((2, SIZE, SIZE), np.uint8)
-DEFAULT = Taught(scale=1.25, agree=True, cut=True)
+DEFAULT = Taught(snapshots=3, scale=1.25, agree=True, cut=True)
 
 
 @pytest.fixture
@@ -60,23 +60,25 @@ def names_after(teacher: Teacher, epochs: range) -> list[list[str]]:
     return names
 
 
-def test_own_snapshots_come_before_earlier_ones(images: ResizedImages, tmp_path: Path) -> None:
-    own, earlier = tmp_path / "own", tmp_path / "earlier"
+def test_the_newest_snapshots_teach(images: ResizedImages, tmp_path: Path) -> None:
+    own, earlier, none = (tmp_path / name for name in ("own", "earlier", "none"))
     for folder, epoch in ((own, 1), (own, 3), (earlier, 1), (earlier, 2)):
         save_snapshot(folder / f"epoch_000{epoch}.pth", epoch)
     before = ["earlier/1", "earlier/2"]
     # A kill between a snapshot and the epoch's last.pth leaves a snapshot of no whole epoch.
     assert names_after(teacher_of(images, own, earlier), range(4)) == [
         before,
-        ["own/1"],
-        ["own/1"],
-        ["own/1", "own/3"],
+        [*before, "own/1"],
+        [*before, "own/1"],
+        ["earlier/2", "own/1", "own/3"],
     ]
+    alone = Taught(1, 1.0, False, False)
+    assert names_after(teacher_of(images, own, earlier, alone), range(2)) == [before[1:], ["own/1"]]
     assert names_after(teacher_of(images, own, None), range(2)) == [[], ["own/1"]]
-    assert names_after(teacher_of(images, tmp_path / "none", earlier), range(2)) == [before] * 2
-    assert names_after(teacher_of(images, tmp_path / "none", None), range(1)) == [[]]
+    assert names_after(teacher_of(images, none, earlier), range(2)) == [before] * 2
+    assert names_after(teacher_of(images, none, None), range(1)) == [[]]
     with pytest.raises(UserError, match=r"none: no snapshots .* train the round before"):
-        teacher_of(images, own, tmp_path / "none").look(0, MACHINE)
+        teacher_of(images, own, none).look(0, MACHINE)
 
 
 @pytest.mark.parametrize("agreed", [False, True])
@@ -91,7 +93,7 @@ def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
 
     monkeypatch.setattr(self_training, "cut", watched)
     paths = [save_snapshot(tmp_path / f"own/epoch_000{epoch}.pth", epoch) for epoch in (1, 2)]
-    teacher = teacher_of(images, tmp_path / "own", None, Taught(2.0, agreed, True))
+    teacher = teacher_of(images, tmp_path / "own", None, Taught(3, 2.0, agreed, True))
     teacher.labels.points[3] = np.array([[63, 47, 1]])
     teacher.look(2, MACHINE)
     models = [load_model(path, MACHINE)[0] for path in paths]
@@ -117,7 +119,7 @@ def test_maps_that_are_not_cut_are_taken_at_one_half(
 ) -> None:
     monkeypatch.delattr(self_training, "cut")
     path = save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
-    teacher = teacher_of(images, tmp_path / "own", None, Taught(1.0, False, False))
+    teacher = teacher_of(images, tmp_path / "own", None, Taught(3, 1.0, False, False))
     state = load_checkpoint(path)
     state["model"]["head.bias"] -= 0.08  # the middle of its logits
     save_checkpoint(path, {"model": state["model"], "config": state["config"]})
