@@ -1,0 +1,131 @@
+"""How wrong are the pseudo labels, and what does each of their parts do about it?
+
+    python benchmarks/pseudo_labels.py --trial T --round 1 --images 180
+
+Of a trial whose round is asked: the pseudo labels that its training begins with, made by the
+snapshots of the round before and the answers so far, with more and more of their parts and without
+each one, beside the masks. Masks are opened to count wrong pixels; no training sees the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import config as settings
+from active_learning.self_training import Taught, Teacher
+from datasets.augment import resize
+from datasets.cache import ResizedImages, ResizedMasks
+from datasets.groups import images_together
+from datasets.round_labels import read_point_labels
+from datasets.training import Labels
+from utils.device import choose_machine
+from utils.errors import UserError, run_script
+from utils.run_folder import RunFolder
+from utils.tables import text_table
+
+FAR = 4
+"""Pixels from the mask's outline beyond which a wrong pixel is no matter of where the edge runs."""
+
+COLUMNS = ("pseudo labels", "wrong %", f"wrong {FAR} px off the outline %", "IoU")
+
+
+class Some:
+    """The labels of some of the images.
+
+    Args:
+        labels: of all.
+        indices: places of these images.
+    """
+
+    def __init__(self, labels: Labels, indices: Sequence[int]) -> None:
+        self.labels, self.indices = labels, indices
+
+    def at(self, index: int, matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """See `datasets.training.Labels`."""
+        return self.labels.at(self.indices[index], matrix)
+
+
+def ways_of(taught: Taught) -> dict[str, Taught]:
+    """Return how pseudo labels are made, by name: part after part, then without each part."""
+    plain = dataclasses.replace(taught, scale=1.0, agree=False, cut=False)
+    return {
+        "the snapshots' map at one half": plain,
+        "+ of enlarged images": dataclasses.replace(plain, scale=taught.scale),
+        "+ in agreement with the answers": dataclasses.replace(taught, cut=False),
+        "+ cut": taught,
+        "all but enlarging": dataclasses.replace(taught, scale=1.0),
+        "all but agreement": dataclasses.replace(taught, agree=False),
+        "all, of the newest snapshot alone": dataclasses.replace(taught, snapshots=1),
+    }
+
+
+def faults(found: NDArray[np.bool_], mask: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Return the share of wrong pixels, that of those far from the outline, and the IoU.
+
+    Args:
+        found: (S, S), the pseudo label.
+        mask: (S, S).
+    """
+    wrong = found != mask
+    off = np.full(mask.shape, np.inf)
+    for side in (mask, ~mask):
+        if not side.all():
+            distance = cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+            off[side] = distance[side]
+    either = (found | mask).sum()
+    overlap = (found & mask).sum() / either if either else 1.0
+    return float(wrong.mean()), float((wrong & (off > FAR)).mean()), float(overlap)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; see the module's text."""
+
+    def extend(parser: Any) -> None:
+        parser.add_argument("--round", type=int, default=1, help="round that is to be trained")
+        parser.add_argument("--images", type=int, default=180, help="training images to look at")
+
+    config, args = settings.parse(argv, __doc__, extend)
+    if not 1 <= args.round < config.rounds:
+        raise UserError(f"--round {args.round}: must be 1 to {config.rounds - 1}")
+    machine = choose_machine(config.device, config.precision)
+    run = RunFolder(config.run_folder)
+    samples = settings.training_images(config)[0]
+    points = read_point_labels(
+        run, "points", args.round, samples, config.size, config.label_mode, config.superpixels
+    )
+    chosen = list(range(len(samples)))[:: max(1, len(samples) // args.images)][: args.images]
+    samples = [samples[index] for index in chosen]
+    images = ResizedImages(samples, config.size, config.cache_mb, "training")
+    masks = ResizedMasks(samples, config.size, config.cache_mb, "training")
+    together = images_together(samples, config.grouped)
+    own = run.snapshots("points", args.round)
+    earlier = run.snapshots("points", args.round - 1)
+    taught = Taught(config.snapshots, config.pseudo_scale, True, True)
+    lines = []
+    for name, how in ways_of(taught).items():
+        labels = Some(points, chosen)
+        teacher = Teacher(images, labels, together, config.batch_size, own, earlier, how)
+        teacher.look(0, machine)
+        maps = (
+            resize(label, config.size) if teacher.size != config.size else label
+            for label in teacher.maps.numpy()
+        )
+        pairs = zip(maps, range(len(samples)), strict=True)
+        found = np.mean([faults(label >= 128, masks[at] >= 128) for label, at in pairs], axis=0)
+        lines.append([name, f"{100 * found[0]:.2f}", f"{100 * found[1]:.2f}", f"{found[2]:.4f}"])
+    print(text_table(COLUMNS, lines))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

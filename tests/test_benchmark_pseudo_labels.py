@@ -1,0 +1,67 @@
+"""The benchmark of pseudo labels: what it counts, and that each line is what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import active_learning.__main__ as asking
+import train
+from active_learning.self_training import Taught
+from benchmarks import pseudo_labels as benchmark
+
+
+def test_faults_of_a_shifted_square() -> None:
+    mask = np.zeros((32, 32), bool)
+    mask[8:24, 8:24] = True
+    found = np.roll(mask, 6, axis=1)
+    wrong, far, overlap = benchmark.faults(found, mask)
+    assert wrong == 2 * 6 * 16 / 32**2
+    # Of the six columns on either side, two are more than four pixels from the outline; at the
+    # square's upper and lower end the missed ones are near to it.
+    assert far == pytest.approx((2 * 16 + 2 * 8) / 32**2)
+    assert overlap == 10 / 22
+    assert benchmark.faults(mask, mask) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_a_mask_without_outline_is_far_from_it(value: bool) -> None:
+    mask = np.full((8, 8), value)
+    assert benchmark.faults(~mask, mask) == (1, 1, 0)
+    assert benchmark.faults(mask, mask) == (0, 0, 1)
+
+
+def test_ways_build_up_and_take_away() -> None:
+    ways = list(benchmark.ways_of(Taught(3, 1.25, True, True)).values())
+    told = [(way.snapshots, way.scale, way.agree, way.cut) for way in ways]
+    assert told == [
+        (3, 1.0, False, False),
+        (3, 1.25, False, False),
+        (3, 1.25, True, False),
+        (3, 1.25, True, True),
+        (3, 1.0, True, True),
+        (3, 1.25, False, True),
+        (1, 1.25, True, True),
+    ]
+
+
+def test_the_table_of_a_trial(tiny: list[str], capsys: pytest.CaptureFixture) -> None:
+    asking.main(tiny)
+    train.main(tiny)
+    asking.main([*tiny, "--round", "1"])
+    capsys.readouterr()
+    benchmark.main([*tiny, "--images", "5"])
+    lines = capsys.readouterr().out.splitlines()
+    values = [line.split()[-3:] for line in lines if line.startswith(("the", "+", "all"))]
+    assert len(values) == 7
+    assert all(0 <= float(far) <= float(wrong) <= 100 for wrong, far, _ in values)
+    assert len({tuple(value) for value in values}) > 3
+
+
+def test_the_labels_of_some_images_are_their_own() -> None:
+    class Named:
+        def at(self, index: int, matrix: np.ndarray) -> tuple[int, int]:
+            return index, len(matrix)
+
+    some = benchmark.Some(Named(), [4, 7])
+    assert some.at(1, np.eye(3)) == (7, 3)
