@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def extend(parser: Any) -> None:
         parser.add_argument("--round", type=int, default=1, help="round that is to be trained")
-        parser.add_argument("--images", type=int, default=180, help="training images to look at")
+        parser.add_argument("--images", type=int, default=180, help="training images, evenly spaced")
 
     config, args = settings.parse(argv, __doc__, extend)
     if not 1 <= args.round < config.rounds:
@@ -103,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     points = read_point_labels(
         run, "points", args.round, samples, config.size, config.label_mode, config.superpixels
     )
-    chosen = list(range(len(samples)))[:: max(1, len(samples) // args.images)][: args.images]
+    count = min(args.images, len(samples))
+    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()
     samples = [samples[index] for index in chosen]
     images = ResizedImages(samples, config.size, config.cache_mb, "training")
     masks = ResizedMasks(samples, config.size, config.cache_mb, "training")
