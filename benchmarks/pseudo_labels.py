@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def extend(parser: Any) -> None:
         parser.add_argument("--round", type=int, default=1, help="round that is to be trained")
-        parser.add_argument("--images", type=int, default=180, help="training images, evenly spaced")
+        parser.add_argument("--images", type=int, default=180, help="images, evenly spaced")
 
     config, args = settings.parse(argv, __doc__, extend)
     if not 1 <= args.round < config.rounds:
