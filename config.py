@@ -167,6 +167,13 @@ class Config:
         return self.data_root == SAMPLE["data_root"]
 
     @property
+    def processes(self) -> int:
+        """Processes that a stage is given: one a GPU."""
+        from utils.device import process_count
+
+        return process_count(self.device)
+
+    @property
     def schedule(self) -> list[int]:
         """Points an image asked in each round; their sum is the label budget."""
         if not self.points_per_round:

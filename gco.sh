@@ -6,6 +6,8 @@
 #
 # Every field of config.py is a flag; --help explains them. Interrupted, the same command goes on
 # where it stopped. GCO_PYTHON names an interpreter to use instead of the environment in .venv.
+# Several GPUs share a trial (CUDA_VISIBLE_DEVICES chooses). SIGTERM or SIGUSR1: it saves, and ends
+# with status 75.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -13,8 +15,36 @@ source "$ROOT/utils/environment.sh"
 use_environment "$ROOT/requirements.txt" running
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
+source "$ROOT/utils/signals.sh"
+
+# Leave with the status of what failed or was asked to stop.
+leave() { # status
+    local status="$1"
+    if [ "$stop_signal" = INT ]; then exit 130; fi
+    if [ -n "$stop_signal" ]; then
+        case "$status" in
+            143) status=$STOPPED ;; # before it could see to the signal; every stage goes on
+            1) if [ "${processes:-1}" -gt 1 ]; then status=$STOPPED; fi ;; # torchrun says no more
+        esac
+    fi
+    if [ "$status" = "$STOPPED" ]; then
+        echo "stopped by SIG${stop_signal:-TERM}: the same command goes on from here" >&2
+    fi
+    exit "$status"
+}
+
 stage() {
-    "$PYTHON" "$@"
+    if [ -n "$stop_signal" ]; then leave "$STOPPED"; fi
+    run_child "$PYTHON" "$@" || leave $?
+}
+
+# A stage of which each GPU of the trial gets a process.
+parallel_stage() {
+    if [ "$processes" -gt 1 ]; then
+        stage -m torch.distributed.run --standalone --nproc_per_node "$processes" "$@"
+    else
+        stage "$@"
+    fi
 }
 
 if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
@@ -22,17 +52,18 @@ if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
 fi
 for argument in "$@"; do
     if [ "$argument" = "--help" ] || [ "$argument" = "-h" ]; then
-        sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-        stage "$ROOT/config.py" --help
+        sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        "$PYTHON" "$ROOT/config.py" --help
         exit 0
     fi
 done
 
 # From here on the trial's own config.json holds the settings.
-plan="$(stage "$ROOT/config.py" "$@" --save \
-    --print trial runs run_folder data_root trainset testsets rounds with_dense with_random sample)"
+plan="$("$PYTHON" "$ROOT/config.py" "$@" --save --print trial runs run_folder data_root trainset \
+    testsets rounds with_dense with_random sample processes)" || leave $?
 { read -r trial; read -r runs; read -r run; read -r data_root; read -r trainset; read -r testsets
-  read -r rounds; read -r with_dense; read -r with_random; read -r sample; } <<< "$plan"
+  read -r rounds; read -r with_dense; read -r with_random; read -r sample
+  read -r processes; } <<< "$plan"
 settings=(--trial "$trial" --runs "$runs")
 
 if [ "$sample" = 1 ]; then
@@ -46,14 +77,14 @@ if [ "$(cat "$run/data_checked" 2> /dev/null)" != "${check[*]}" ]; then
 fi
 
 one_round() { # arm round
-    stage -m active_learning "${settings[@]}" --arm "$1" --round "$2"
-    stage "$ROOT/train.py" "${settings[@]}" --arm "$1" --round "$2"
+    parallel_stage -m active_learning "${settings[@]}" --arm "$1" --round "$2"
+    parallel_stage "$ROOT/train.py" "${settings[@]}" --arm "$1" --round "$2"
 }
 
 # Round 0 comes first: it also asks about the validation images, which every arm is compared on.
 one_round points 0
 if [ "$with_dense" = 1 ]; then
-    stage "$ROOT/train.py" "${settings[@]}" --arm dense
+    parallel_stage "$ROOT/train.py" "${settings[@]}" --arm dense
 fi
 for ((round = 1; round < rounds; round++)); do
     one_round points "$round"
@@ -61,7 +92,7 @@ for ((round = 1; round < rounds; round++)); do
         one_round random "$round"
     fi
 done
-stage "$ROOT/test.py" "${settings[@]}"
+parallel_stage "$ROOT/test.py" "${settings[@]}"
 stage "$ROOT/evaluate.py" "${settings[@]}"
 echo
 stage "$ROOT/select_best.py" "${settings[@]}"

@@ -74,3 +74,12 @@ def worker_count(workers: int, machine: Machine) -> int:
     if workers >= 0:
         return workers
     return min(8, core_count()) if machine.device.type == "cuda" else 0
+
+
+def process_count(device: str) -> int:
+    """Return how many processes a stage is to have: one a visible CUDA device, or one.
+
+    Args:
+        device: the config's; a single device (``cuda:1``) or ``cpu`` is one process.
+    """
+    return max(1, torch.cuda.device_count()) if device in ("auto", "cuda") else 1

@@ -1,0 +1,126 @@
+"""gco.sh and the signals that ask it to stop, and its processes on several GPUs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Trial:
+    """gco.sh with stages that learn nothing, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log = folder, folder / "log"
+        self.python = folder / "python"
+        stub = ROOT / "tests" / "stub_stages.py"
+        self.python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stub}" "$@"\n')
+        self.python.chmod(0o755)
+
+    def start(self, **variables: str) -> subprocess.Popen:
+        env = {
+            **os.environ,
+            "GCO_PYTHON": str(self.python),
+            "CUDA_VISIBLE_DEVICES": "",
+            **variables,
+        }
+        command = [str(ROOT / "gco.sh"), "t12", "--seed", "12"]
+        with open(self.log, "a") as log:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=env, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def epochs(self) -> int:
+        log = self.folder / "runs" / "t12" / "round_00" / "log.csv"
+        return len(log.read_text().splitlines()) - 1 if log.exists() else 0
+
+    def start_training(self, **variables: str) -> subprocess.Popen:
+        process = self.start(STUB_SECONDS="0.2", **variables)
+        end = time.monotonic() + 60
+        while self.epochs() < 1:
+            assert process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        return process
+
+    def ran(self) -> list[str]:
+        return (self.folder / "runs" / "ran").read_text().splitlines()
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Trial:
+    return Trial(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_the_stage_and_the_same_command_goes_on(
+    trial: Trial, number: signal.Signals
+) -> None:
+    process = trial.start_training()
+    process.send_signal(number)
+    assert process.wait(30) == 75
+    lines = trial.log.read_text().splitlines()
+    assert lines[-2:] == [
+        "stopped, saved",
+        f"stopped by {number.name}: the same command goes on from here",
+    ]
+    assert 1 <= trial.epochs() < 10
+    assert [line.split()[1] for line in trial.ran()] == ["active_learning", "train.py"]
+    assert trial.start().wait(60) == 0
+    assert trial.epochs() == 10
+    assert trial.ran()[-1].startswith("t12 select_best.py")
+
+
+@pytest.mark.parametrize(
+    ("stage", "devices", "expected"),
+    [
+        ("143", "", 75),  # killed by the signal before it could see to it
+        ("1", "0,1", 75),  # torchrun tells no more of the stop
+        ("1", "0", 1),
+        ("2", "0,1", 2),
+        ("0", "0", 75),  # it was done, but more stages are to come
+    ],
+)
+def test_what_a_stopped_stage_leaves_with(
+    trial: Trial, stage: str, devices: str, expected: int
+) -> None:
+    process = trial.start_training(STUB_STOPPED=stage, CUDA_VISIBLE_DEVICES=devices)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == expected
+    assert ("goes on from here" in trial.log.read_text()) == (expected == 75)
+    assert trial.ran()[-1].split()[1] == "train.py"
+
+
+def test_a_stage_that_stops_by_itself_is_passed_on_and_one_that_fails_too(trial: Trial) -> None:
+    process = trial.start_training()
+    stage = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    os.kill(int(stage), signal.SIGTERM)
+    assert process.wait(30) == 75
+    assert trial.start(STUB_FAIL="12").wait(30) == 2
+    assert trial.ran()[-1].split()[1] == "train.py"
+
+
+def test_ctrl_c_reaches_the_stage_and_ends_with_130(trial: Trial) -> None:
+    process = trial.start_training()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert "KeyboardInterrupt" in trial.log.read_text()
+    assert trial.ran()[-1].split()[1] == "train.py"
+
+
+@pytest.mark.parametrize(("devices", "count"), [("0,1", 2), ("3", 1), ("", 1)])
+def test_each_gpu_gets_a_process(trial: Trial, devices: str, count: int) -> None:
+    assert trial.start(CUDA_VISIBLE_DEVICES=devices).wait(60) == 0, trial.log.read_text()
+    told = f"devices={devices}" + " --standalone --nproc_per_node 2" * (count == 2)
+    of_stage = {line.split()[1]: line.split(maxsplit=2)[2] for line in trial.ran()}
+    for stage in ("active_learning", "train.py", "test.py"):
+        assert of_stage[stage] == told
+    for stage in ("evaluate.py", "select_best.py"):
+        assert of_stage[stage] == f"devices={devices}"
