@@ -23,7 +23,7 @@ leave() { # status
     if [ "$stop_signal" = INT ]; then exit 130; fi
     if [ -n "$stop_signal" ]; then
         case "$status" in
-            143) status=$STOPPED ;; # before it could see to the signal; every stage goes on
+            138 | 143) status=$STOPPED ;; # by the signal, before it could see to it
             1) if [ "${processes:-1}" -gt 1 ]; then status=$STOPPED; fi ;; # torchrun says no more
         esac
     fi

@@ -1,0 +1,197 @@
+"""What ``sub_by_id.sh --status`` tells: by the files of a trial, and by Slurm's queue."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from utils import trial_status
+from utils.errors import UserError
+from utils.run_folder import RunFolder
+from utils.slurm_queue import Job, queued_jobs, refuse_active
+from utils.trial_status import age, last_line, standing, steps
+
+SETTINGS = {"rounds": 2, "epochs": 30, "with_dense": True, "with_random": True}
+ORDER = (
+    "ask points 0, train points 0, train dense None, ask points 1, train points 1, "
+    "ask random 1, train random 1, test and evaluate None, choose None"
+)
+
+
+def begin(runs: Path, trial: str = "t3", **changes: object) -> RunFolder:
+    run = RunFolder(runs / trial)
+    run.root.mkdir(parents=True)
+    run.config.write_text(json.dumps({**SETTINGS, **changes}))
+    return run
+
+
+def write(path: Path, text: str = "{}") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def write_log(folder: Path, epochs: int) -> None:
+    rows = [f"{epoch},0.{epoch:02d}5\n" for epoch in range(1, epochs + 1)]
+    write(folder / "log.csv", "epoch,val_MAE\n" + "".join(rows))
+
+
+def squeue(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str, status: int = 0) -> None:
+    """Fake Slurm's command."""
+    text = "\n".join(lines)
+    write(folder / "bin" / "squeue", f"#!/bin/sh\ncat << 'END'\n{text}\nEND\nexit {status}\n")
+    (folder / "bin" / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+
+
+def test_the_stages_are_those_of_gco_in_its_order(tmp_path: Path) -> None:
+    names = [f"{step.name} {step.round}" for step in steps(RunFolder(tmp_path), SETTINGS)]
+    assert names == ORDER.split(", ")
+    fewer = {**SETTINGS, "with_dense": False, "with_random": False}
+    names = [step.name for step in steps(RunFolder(tmp_path), fewer)]
+    assert names == [*["ask points", "train points"] * 2, "test and evaluate", "choose"]
+
+
+def test_a_trial_stands_at_its_first_stage_without_a_result(tmp_path: Path) -> None:
+    assert standing(RunFolder(tmp_path / "t1"), []).stage == "not begun"
+    run = begin(tmp_path)
+    for step in steps(run, SETTINGS):
+        now = standing(run, [])
+        assert (now.stage, now.round, now.rounds) == (step.name, step.round, 2)
+        assert now.epoch == ("0/30" if step.name.startswith("train") else "")
+        assert not now.finished
+        write(step.result)
+    assert standing(run, []).finished
+
+
+def test_epochs_and_scores_are_of_the_training_in_hand(tmp_path: Path) -> None:
+    run = begin(tmp_path, ensemble="deep")
+    write(run.points("points", 0))
+    write_log(run.training("points", 0), 7)
+    now = standing(run, [])
+    assert (now.epoch, now.score) == ("7/30", "validation MAE 0.0750")
+    write_log(run.training("points", 0, 2), 1)
+    write_log(run.training("points", 0, 10), 4)
+    assert standing(run, []).epoch == "4/30"
+    for step in steps(run, SETTINGS):
+        write(step.result)
+    assert standing(run, []).score == "validation MAE 0.0750"
+    scores = {"mean": {"maxF": 0.81234, "MAE": 0.05}, "A": {"MAE": 0.1}}
+    write(run.best, json.dumps({"scores": scores}))
+    assert standing(run, []).score == "mean maxF 0.8123 MAE 0.0500"
+
+
+def test_the_newest_training_tells_the_score(tmp_path: Path) -> None:
+    run = begin(tmp_path)
+    for folder, epochs, when in (("points", 9, 100), ("dense", 3, 200), ("random", 5, 150)):
+        write_log(run.training(folder, 1), epochs)
+        os.utime(run.training(folder, 1) / "log.csv", (when, when))
+    assert standing(run, []).score == "validation MAE 0.0350"
+
+
+def test_a_new_file_and_a_line_of_the_log_are_signs_of_life(tmp_path: Path) -> None:
+    run = begin(tmp_path)
+    maps = run.predictions / "round_00-best" / "TE"
+    maps.mkdir(parents=True)
+    folders = [run.root, *(path for path in run.root.rglob("*") if path.is_dir())]
+    for folder in folders:
+        os.utime(folder, (1000, 1000))
+    assert standing(run, []).seen == 1000
+    log = tmp_path / "slurm-7_3.log"
+    log.write_text("x")
+    os.utime(log, (2000, 2000))
+    assert standing(run, [log, tmp_path / "gone.log"]).seen == 2000
+    write(maps / "1.png")
+    assert time.time() - standing(run, [log]).seen < 60
+
+
+def test_damaged_settings_are_told(tmp_path: Path) -> None:
+    run = begin(tmp_path)
+    for text in ("{", "[]", '{"rounds": "x"}', '{"rounds": 2}'):
+        run.config.write_text(text)
+        with pytest.raises(UserError, match=r"config\.json"):
+            standing(run, [])
+
+
+def test_the_queue_tells_the_newest_job_of_each_trial_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "my runs"
+    runs.mkdir()
+    squeue(
+        tmp_path,
+        monkeypatch,
+        f"7 3 PENDING {runs}",
+        f"9 3 CANCELLED {runs}",  # newer, but it is the older one that waits
+        f"7 4 FAILED {runs}",
+        f"10 4 TIMEOUT {runs}",
+        f"11 5 RUNNING {tmp_path}",  # of another folder
+        f"12 N/A RUNNING {runs}",  # no array
+    )
+    jobs = queued_jobs(runs)
+    assert jobs == {"t3": Job("7_3", "PENDING"), "t4": Job("10_4", "TIMEOUT")}
+    refuse_active(["t4", "t5"], jobs)
+    with pytest.raises(UserError, match=r"t3 \(job 7_3, pending\): submitted already"):
+        refuse_active(["t3", "t4"], jobs)
+
+
+def test_without_slurm_there_are_no_jobs_and_a_mute_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(tmp_path / "runs")
+    squeue(tmp_path, monkeypatch, status=1)
+    with pytest.raises(UserError, match="squeue: no reason given"):
+        queued_jobs(tmp_path)
+    assert trial_status.main(["--runs", str(tmp_path / "runs")]) == 0
+    told = capsys.readouterr()
+    assert "t3" in told.out
+    assert told.err.startswith("note: squeue")
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert queued_jobs(tmp_path) == {}
+
+
+def test_the_table_names_every_trial_and_the_last_words_of_the_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    for trial in ("t3", "t12", "sample"):
+        begin(runs, trial)
+    (runs / "slurm-7_3.log").write_text("epoch 1\nerror: the disk is full\n\n")
+    (runs / "slurm-7_12.log").write_text("runs on\n")
+    squeue(
+        tmp_path, monkeypatch, f"7 3 FAILED {runs}", f"7 12 RUNNING {runs}", f"7 4 PENDING {runs}"
+    )
+    trial_status.main(["--runs", str(runs)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["t3", "t4", "t12"]
+    assert "failed (7_3)" in lines[2]
+    assert "0 of 0-1" in lines[2]
+    assert "not begun" in lines[3]
+    assert lines[5:] == [f"t3: {runs}/slurm-7_3.log ends with: error: the disk is full"]
+    assert trial_status.main(["--runs", str(runs), "--ids", "3", "1", "--finished"]) == 1
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "not finished, left out: t3 (ask points)\n")
+    with pytest.raises(UserError, match="no trial t<ID> there"):
+        trial_status.main(["--runs", str(tmp_path / "none")])
+
+
+def test_the_last_line_of_a_log_is_the_last_state_of_its_bar(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for text, last in (
+        ("", ""),
+        ("a\nb\r\n \n", "b"),
+        ("x\n10%\r90%", "90%"),
+        ("y" * 9000, "y" * 4096),
+    ):
+        log.write_text(text)
+        assert last_line(log) == last
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(-3, "0 s"), (59, "59 s"), (90, "2 min"), (7200, "2 h"), (172800, "2 d")]
+)
+def test_ages_are_told_in_their_largest_unit(seconds: float, told: str) -> None:
+    assert age(seconds) == told
