@@ -1,0 +1,33 @@
+"""How GPUs are shared out among trials that run side by side; the rest: tests/test_sub_by_id.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from utils.local_trials import share, visible_devices
+
+
+@pytest.mark.parametrize(
+    ("devices", "places", "expected"),
+    [
+        ("0 1 2 3", 2, ["0 2", "1 3"]),
+        ("5 7 9", 2, ["5 9", "7"]),
+        ("5 7", 3, ["5", "7", "5"]),
+        ("", 2, ["", ""]),
+    ],
+)
+def test_devices_are_shared_out_or_shared(devices: str, places: int, expected: list[str]) -> None:
+    shares = [share(devices.split(), place, places) for place in range(places)]
+    assert [" ".join(mine) for mine in shares] == expected
+
+
+def test_the_environment_names_the_devices_else_all_are_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    for named, expected in (("4,GPU-a", ["4", "GPU-a"]), ("", []), (None, ["0", "1", "2"])):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if named is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert visible_devices() == expected
