@@ -44,7 +44,7 @@ class Cluster:
         assert done.returncode == 0, done.stderr
         return done.stdout.split("\n")[:-1]
 
-    def wait(self, what: Callable[[], bool], seconds: float = 60) -> None:
+    def wait(self, what: Callable[[], bool], seconds: float = 120) -> None:
         end = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < end, self.told()
@@ -140,6 +140,7 @@ def test_a_cancelled_trial_stays_away(stub: Cluster) -> None:
     assert stub.epochs("t5") == 10
 
 
+@pytest.mark.timeout(600)
 def test_a_real_trial_is_stopped_by_slurm_and_goes_on(
     cluster: dict[str, str], tmp_path: Path, tiny: list[str]
 ) -> None:
@@ -147,11 +148,11 @@ def test_a_real_trial_is_stopped_by_slurm_and_goes_on(
     flags = [*tiny[2:], "--rounds", "1", "--no-with_dense", "--epochs", "12", "--losses_pseudo", ""]
     job, choice = user.submit("3", "1", "--gres", "none", *flags)
     last = user.runs / "t3" / "round_00" / "checkpoints" / "last.pth"
-    user.wait(last.exists, 120)
+    user.wait(last.exists, 240)
     user.run("scancel", "--signal=USR1", "--batch", f"{job}_3")
     user.wait(lambda: "stopped by SIG" in (user.runs / f"slurm-{job}_3.log").read_text())
     assert 1 <= user.epochs("t3") < 12
-    user.wait(lambda: user.states(choice)[0].endswith(("COMPLETED", "FAILED")), 120)
+    user.wait(lambda: user.states(choice)[0].endswith(("COMPLETED", "FAILED")), 240)
     assert user.states(job, choice) == [f"{job}_3 COMPLETED", f"{choice} COMPLETED"], user.told()
     assert "going on after" in (user.runs / f"slurm-{job}_3.log").read_text()
     assert user.epochs("t3") == 12
