@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from datasets.augment import resize
 from datasets.cache import ResizedImages
 from datasets.training import Labels
 from models.mean_maps import mean_maps
+from models.saliency_net import SaliencyNet
 from models.stored import load_model
-from utils.cores import core_count
+from utils.background import in_background
 from utils.device import Machine
 from utils.errors import UserError
 from utils.run_folder import list_snapshots
@@ -119,16 +119,22 @@ class Teacher:
             return
         self.seen = newest
         models = [load_model(path, machine)[0] for path in newest]
+        for _ in in_background(self._keep, self._agreed(models, machine), self.batch_size):
+            pass
+
+    def _agreed(
+        self, models: Sequence[SaliencyNet], machine: Machine
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield each image's place, its map (S, S) as the answers have it, and its labels."""
         how = {"mirrored": True, "soft": True, "scale": self.how.scale}
         how["with_features"] = self.how.agree
         found = mean_maps(models, self.images, self.groups, self.batch_size, machine, **how)
-        with ThreadPoolExecutor(core_count()) as pool:
-            for indices, maps, features in found:
-                labels = [self.labels.at(index, np.eye(3)) for index in indices]
-                if features is not None:
-                    answers = torch.from_numpy(np.stack(labels)).to(maps.device)
-                    maps = agree(maps, features, answers)
-                list(pool.map(self._keep, indices, maps.cpu().numpy(), labels))
+        for indices, maps, features in found:
+            labels = [self.labels.at(index, np.eye(3)) for index in indices]
+            if features is not None:
+                answers = torch.from_numpy(np.stack(labels)).to(maps.device)
+                maps = agree(maps, features, answers)
+            yield from zip(indices, maps.cpu().numpy(), labels, strict=True)
 
     def _keep(self, index: int, prob: np.ndarray, labels: np.ndarray) -> None:
         prob = resize(prob, self.size)
