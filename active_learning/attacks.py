@@ -1,8 +1,10 @@
 """Small adversarial perturbations that uncover the uncertain pixels of an over-confident model.
 
 The loss attacked is the cross-entropy to the model's own hard prediction on the clean image, since
-no dense label exists. Every attack has the signature ``attack(model, images, settings, noise)``,
-needs gradients with respect to the image alone, and leaves the model as it was found.
+no dense label exists. Every attack has the signature ``attack(model, images, settings, noise,
+target)``, needs gradients with respect to the image alone, and leaves the model as it was found.
+``target`` is that prediction, (B, 1, H, W) of 0 and 1, where the caller knows it already; None: the
+model is asked.
 
 Sources: FGSM, Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015; PGD,
 Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018.
@@ -53,7 +55,7 @@ class AttackSettings:
                 raise UserError(f"attack {name} = {getattr(self, name)}: give at least 1")
 
 
-Attack = Callable[[nn.Module, Tensor, AttackSettings, Tensor], Tensor]
+Attack = Callable[[nn.Module, Tensor, AttackSettings, Tensor, Tensor | None], Tensor]
 
 
 def image_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -81,25 +83,40 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     The training flag of every module and the ``requires_grad`` flag of every parameter are put
     back as they were when the block ends, also by an exception.
     """
-    training = [(module, module.training) for module in model.modules()]
-    requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    # Only what differs is touched: a network that is asked batch after batch is frozen already.
+    training = [module for module in model.modules() if module.training]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        model.eval()
-        model.requires_grad_(False)
+        for module in training:
+            module.training = False
+        for parameter in learning:
+            parameter.requires_grad_(False)
         yield model
     finally:
-        for module, flag in training:
-            module.training = flag
-        for parameter, flag in requires_grad:
-            parameter.requires_grad_(flag)
+        for module in training:
+            module.training = True
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
-def no_attack(model: nn.Module, images: Tensor, settings: AttackSettings, noise: Tensor) -> Tensor:
+def no_attack(
+    model: nn.Module,
+    images: Tensor,
+    settings: AttackSettings,
+    noise: Tensor,
+    target: Tensor | None = None,
+) -> Tensor:
     """Return the images as they are; the model is not run."""
     return images
 
 
-def fgsm(model: nn.Module, images: Tensor, settings: AttackSettings, noise: Tensor) -> Tensor:
+def fgsm(
+    model: nn.Module,
+    images: Tensor,
+    settings: AttackSettings,
+    noise: Tensor,
+    target: Tensor | None = None,
+) -> Tensor:
     """Take one signed-gradient step of length eps from the clean image.
 
     Args:
@@ -108,18 +125,25 @@ def fgsm(model: nn.Module, images: Tensor, settings: AttackSettings, noise: Tens
         images: (B, 3, H, W) float in [0, 1].
         settings: only ``eps`` is used.
         noise: not used.
+        target: see the module's text.
 
     Returns:
         Adversarial images: shape and dtype of ``images``, in [0, 1], within eps/255 of them.
     """
-    return _ascend(model, images, images, settings, [settings.eps / PIXEL_RANGE])
+    return _ascend(model, images, images, settings, [settings.eps / PIXEL_RANGE], target)
 
 
-def pgd(model: nn.Module, images: Tensor, settings: AttackSettings, noise: Tensor) -> Tensor:
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    settings: AttackSettings,
+    noise: Tensor,
+    target: Tensor | None = None,
+) -> Tensor:
     """Projected gradient descent: signed steps from a random start, kept inside the ball.
 
     Args:
-        model, images: as in `fgsm`.
+        model, images, target: as in `fgsm`.
         settings: ``eps``, ``step`` and ``steps``.
         noise: (B, 3, H, W) in [-1, 1], see `image_noise`; the start is ``images + eps * noise``.
 
@@ -130,10 +154,16 @@ def pgd(model: nn.Module, images: Tensor, settings: AttackSettings, noise: Tenso
         ValueError: ``noise`` and ``images`` differ in shape.
     """
     moves = [settings.step / PIXEL_RANGE] * settings.steps
-    return _ascend(model, images, _random_start(images, settings, noise), settings, moves)
+    return _ascend(model, images, _random_start(images, settings, noise), settings, moves, target)
 
 
-def patch_pgd(model: nn.Module, images: Tensor, settings: AttackSettings, noise: Tensor) -> Tensor:
+def patch_pgd(
+    model: nn.Module,
+    images: Tensor,
+    settings: AttackSettings,
+    noise: Tensor,
+    target: Tensor | None = None,
+) -> Tensor:
     """PGD by parts: each step moves a random half of the n x n grid, then the other half.
 
     The gradient is taken anew for the second half, with the first half already perturbed. So every
@@ -150,7 +180,7 @@ def patch_pgd(model: nn.Module, images: Tensor, settings: AttackSettings, noise:
     for index in range(settings.steps):
         half = _random_half(noise, settings.patches, index).to(images)
         moves += [half * settings.step / PIXEL_RANGE, (1 - half) * settings.step / PIXEL_RANGE]
-    return _ascend(model, images, start, settings, moves)
+    return _ascend(model, images, start, settings, moves, target)
 
 
 ATTACKS: dict[str, Attack] = {
@@ -159,6 +189,11 @@ ATTACKS: dict[str, Attack] = {
     "pgd": pgd,
     "patch_pgd": patch_pgd,
 }
+
+
+def hard_prediction(logits: Tensor) -> Tensor:
+    """Return what an attack's loss is taken to, float32 0 or 1, of the clean images' logits."""
+    return (logits > 0).float()
 
 
 def _random_start(images: Tensor, settings: AttackSettings, noise: Tensor) -> Tensor:
@@ -195,6 +230,7 @@ def _ascend(
     start: Tensor,
     settings: AttackSettings,
     moves: Sequence[float | Tensor],
+    target: Tensor | None,
 ) -> Tensor:
     """Raise the attacked loss by one signed-gradient step for each of ``moves``.
 
@@ -204,7 +240,7 @@ def _ascend(
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
         # Cloned because a tensor made in inference mode cannot take part in a gradient.
         images, adversarial = images.detach().clone(), start.detach().clone()
-        target = (model(images).logits > 0).float()
+        target = hard_prediction(model(images).logits) if target is None else target.clone()
         for move in moves:
             adversarial.requires_grad_(True)
             logits = model(adversarial).logits.float()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,19 @@ def ensemble_files(run: RunFolder, round_index: int, kind: str, count: int) -> l
     return files[-1:] if kind == "newest" else files
 
 
-def predict_snapshots(models: Iterable[nn.Module], images: Tensor) -> Tensor:
+class Predicted(NamedTuple):
+    """What some networks say of a batch.
+
+    Attributes:
+        maps: (T, B, H, W) float32 probabilities of the salient class.
+        last: all that the last of them says, as it returned it.
+    """
+
+    maps: Tensor
+    last: Any
+
+
+def predict_snapshots(models: Iterable[nn.Module], images: Tensor) -> Predicted:
     """Predict the saliency maps of every snapshot, in eval mode and without gradients.
 
     Args:
@@ -56,19 +69,17 @@ def predict_snapshots(models: Iterable[nn.Module], images: Tensor) -> Tensor:
             and is left as it was found.
         images: (B, 3, H, W) float in [0, 1].
 
-    Returns:
-        (T, B, H, W) float32 probabilities of the salient class.
-
     Raises:
         ValueError: there is no snapshot.
     """
-    maps = []
+    maps, last = [], None
     for model in models:
         with torch.no_grad(), frozen(model):
-            maps.append(model(images).logits.float().squeeze(1).sigmoid())
+            last = model(images)
+        maps.append(last.logits.float().squeeze(1).sigmoid())
     if not maps:
         raise ValueError("an ensemble needs at least one snapshot")
-    return torch.stack(maps)
+    return Predicted(torch.stack(maps), last)
 
 
 def neighbour_vote(

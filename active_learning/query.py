@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from active_learning.attacks import ATTACKS, AttackSettings, frozen, image_noise
+from active_learning.attacks import (
+    ATTACKS,
+    AttackSettings,
+    frozen,
+    hard_prediction,
+    image_noise,
+)
 from active_learning.diversity import DIVERSITY
 from active_learning.ensembles import ensemble_files, neighbour_vote, predict_snapshots
 from active_learning.oracle import MaskOracle, Oracle, leak_regions
@@ -35,6 +42,7 @@ from datasets.superpixels import SuperpixelCache
 from models.group_view import GroupView, view_group
 from models.saliency_net import SaliencyNet
 from models.stored import load_model
+from utils.background import in_background
 from utils.device import Machine, choose_machine
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -47,7 +55,7 @@ SHEET_IMAGES = 6
 
 @dataclass(frozen=True)
 class Maps:
-    """What the snapshots say of one image, all on the network's size x size grid.
+    """What the snapshots say of one image, on the CPU, on the network's size x size grid.
 
     Attributes:
         clean: float (S, S), mean saliency of the snapshots after the neighbours' vote.
@@ -71,7 +79,8 @@ def pool_maps(
 ) -> Iterator[tuple[int, Maps]]:
     """Yield place and `Maps` of every image of the pool, group by group where it has groups.
 
-    The attack is made once, on the newest (last) snapshot, and serves them all. An acquisition that
+    The attack is made once, on the newest (last) snapshot, and serves them all; its target and the
+    features are of the pass that predicts the clean image, too. An acquisition that
     looks at no prediction (random) costs neither attack nor ensemble. ``key`` tells the round; with
     the seed and an image's name it fixes the image's random numbers. Everything is computed in
     full precision: half of it would turn the signs of small gradients.
@@ -125,24 +134,25 @@ def _batch_maps(
     size = images.size
     pixels = machine.images(images.batch(indices))
     seeds = [seed_for(config.seed, key, images.samples[i].name) for i in indices]
-    clean = _vote(predict_snapshots(ensemble, pixels), pixels, config)
-    with torch.no_grad(), frozen(newest):
-        features = newest(pixels).features
+    maps, found = predict_snapshots(ensemble, pixels)
     attacked = chance = None
     if attacks:
         noise = image_noise(seeds, (3, size, size)).to(machine.device)
-        moved = attack(newest, pixels, settings, noise)
-        attacked = _vote(predict_snapshots(ensemble, moved), pixels, config)
+        moved = attack(newest, pixels, settings, noise, hard_prediction(found.logits))
+        maps = torch.cat([maps, predict_snapshots(ensemble, moved).maps])
+    # One vote for both: the weights depend on the clean image alone.
+    maps = neighbour_vote(maps, pixels, config.vote_kernel, config.vote_sigma)
+    clean = maps[: len(ensemble)]
+    if attacks:
+        attacked = maps[len(ensemble) :]
     if not acquisition.needs_model:
         chance = random_map(seeds, size, size).to(machine.device)
-    scores = acquisition(clean, attacked, chance)
+    scores = acquisition(clean, attacked, chance).cpu()
+    mean, features = clean.mean(0).cpu(), found.features.cpu()
+    mean_attacked = None if attacked is None else attacked.mean(0).cpu()
     for b in range(len(indices)):
-        mean_attacked = None if attacked is None else attacked[:, b].mean(0)
-        yield Maps(clean[:, b].mean(0), mean_attacked, scores[b], features[b])
-
-
-def _vote(maps: Tensor, pixels: Tensor, config: Config) -> Tensor:
-    return neighbour_vote(maps, pixels, config.vote_kernel, config.vote_sigma)
+        moved_map = None if mean_attacked is None else mean_attacked[b]
+        yield Maps(mean[b], moved_map, scores[b], features[b])
 
 
 @dataclass(frozen=True)
@@ -218,8 +228,6 @@ class Pool:
             UserError: a network of it is missing, or its training diverged; names file or folder.
         """
         config = self.config
-        rule = look_up(DIVERSITY, config.diversity, "diversity rule")
-        taking = Candidates(config.candidates_percent, config.candidates_max)
         known = self.known("points", round_index)
         if not self.run.trained("points", round_index - 1).exists():
             raise UserError(
@@ -228,38 +236,46 @@ class Pool:
             )
         images = ResizedImages(self.samples, config.size, config.cache_mb, "pool")
         files = ensemble_files(self.run, round_index - 1, config.ensemble, config.snapshots)
-        ensemble = [load_model(path, machine)[0] for path in files]
+        ensemble = [load_model(path, machine)[0].requires_grad_(False) for path in files]
         key, count = f"round {round_index}", config.schedule[round_index]
         pooled = config.spend == "pool"
         shown = self._shown()
         chosen: list[np.ndarray] = [np.empty((0, 2), np.int64)] * len(images)
         worth = [0.0] * len(images)
         sheet: list[SheetNotes] = []
-        work = pool_maps(images, ensemble, config, machine, key)
-        for index, maps in tqdm(work, f"asking, {key}", len(images), unit="image"):
-            sample = self.samples[index]
-            if not (maps.scores.isfinite().all() and maps.features.isfinite().all()):
-                raise UserError(
-                    f"{files[-1].parent}: what is said of {sample.name} is not finite: the "
-                    "training diverged; train again with a lower --lr in a new trial"
-                )
-            regions = self.regions(sample)
-            grid = Grid(regions.shape[1], regions.shape[0], config.size)
-            choice = choose_pixels(
-                scores=to_grid(maps.scores, grid),
-                features=maps.features,
-                regions=regions,
-                points=known[index],
-                count=count * CAP if pooled else count,
-                candidates=taking,
-                rule=rule,
-                rng=generator_for(config.seed, key, sample.name),
-            )
+        wanted = count * CAP if pooled else count
+        choose = partial(self._choose, known, wanted, key, files[-1].parent)
+        found = pool_maps(images, ensemble, config, machine, key)
+        work = in_background(choose, found, config.batch_size)
+        for (index, maps), choice in tqdm(work, f"asking, {key}", len(images), unit="image"):
             chosen[index], worth[index] = choice.pixels, choice.worth
             if index in shown:
                 sheet.append(SheetNotes(index, known[index], maps, choice))
         self._save_sheet(round_index, sorted(sheet, key=lambda notes: notes.index))
         self._finish("points", round_index, spend(chosen, worth, count) if pooled else chosen)
+
+    def _choose(
+        self, known: list[np.ndarray], count: int, key: str, source: Path, index: int, maps: Maps
+    ) -> Choice:
+        """Choose the pixels of one image; ``source`` is the folder of the networks it told."""
+        config, sample = self.config, self.samples[index]
+        if not (maps.scores.isfinite().all() and maps.features.isfinite().all()):
+            raise UserError(
+                f"{source}: what is said of {sample.name} is not finite: the training diverged; "
+                "train again with a lower --lr in a new trial"
+            )
+        regions = self.regions(sample)
+        grid = Grid(regions.shape[1], regions.shape[0], config.size)
+        return choose_pixels(
+            scores=to_grid(maps.scores, grid),
+            features=maps.features,
+            regions=regions,
+            points=known[index],
+            count=count,
+            candidates=Candidates(config.candidates_percent, config.candidates_max),
+            rule=look_up(DIVERSITY, config.diversity, "diversity rule"),
+            rng=generator_for(config.seed, key, sample.name),
+        )
 
     def _random(
         self, samples: Sequence[Sample], known: list[np.ndarray] | None, count: int, key: str

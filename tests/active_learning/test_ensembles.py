@@ -91,7 +91,8 @@ def test_vote_stays_between_the_extremes(seed, kernel, sigma, coloured):
     voted = neighbour_vote(prob, image if coloured else None, kernel, sigma)
     low, high = prob.amin((-2, -1), True), prob.amax((-2, -1), True)
     assert ((voted >= low - 1e-12) & (voted <= high + 1e-12)).all()
-    assert voted.std() < prob.std()
+    # Where hardly any neighbour votes, hardly anything changes.
+    assert (coloured and sigma < 0.5) or voted.std() < prob.std()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,9 @@ class Snapshot(nn.Module):
 
 def test_snapshots_predict_in_eval_mode_without_gradient():
     models, images = [Snapshot(2.0), Snapshot(-1.0)], rand(3, 3, 4, 5).float().requires_grad_(True)
-    maps = predict_snapshots(iter(models), images)
+    maps, last = predict_snapshots(iter(models), images)
+    assert torch.equal(last.features, images)
+    assert torch.equal(last.logits.sigmoid()[:, 0], maps[1])
     assert maps.shape == (2, 3, 4, 5)
     assert maps.dtype == torch.float32
     assert not maps.requires_grad

@@ -699,13 +699,17 @@ def test_the_pool_shares_a_round_s_points(world, asked, small, tmp_path, monkeyp
         trial(world, tmp_path / spend, spend=spend, diversity=rule, label_mode=mode)
         for spend in ("image", "pool")
     )
-    choices = []
-    real = query.choose_pixels
-    monkeypatch.setattr(
-        query, "choose_pixels", lambda **k: choices.append(real(**k)) or choices[-1]
-    )
+    chosen = {}
+    real = Pool._choose
+
+    def note(pool, *args):
+        *_, index, _ = args
+        chosen[index] = real(pool, *args)
+        return chosen[index]
+
+    monkeypatch.setattr(Pool, "_choose", note)
     for config in (even, pooled):
-        choices.clear()
+        chosen.clear()
         shutil.copytree(asked, config.run_folder)
         give_snapshots(world, config, 1)
         ask_round(config, "points", 2)
@@ -713,6 +717,7 @@ def test_the_pool_shares_a_round_s_points(world, asked, small, tmp_path, monkeyp
     points = read_points(paths[2])
     assert len(points) == len(read_points(run_of(even).points("points", 2)))
 
+    choices = [chosen[index] for index in range(len(pool.samples))]
     most = [len(choice.pixels) for choice in choices]
     known = pool.known("points", 2)
     for sample, size, points_before in zip(pool.samples, most, known, strict=True):
