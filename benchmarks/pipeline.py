@@ -8,9 +8,9 @@
 Every stage of a round stands beside its floor, the part of its work that cannot be left out: to
 ask, to load every snapshot, two passes of it, and one with a gradient for each step of the attack;
 to teach oneself, as many passes; to train, steps on one batch that lies on the device; to test, one
-pass; to read and to score, decoding the files. Stage and floor take turns in one process; medians. "Beside" is what other threads do while
-the network works, in seconds of theirs. A stage's share is that of a round after the first, with
-each set at its own number of images; the dense twin's is none.
+pass; to read and to score, decoding the files. Stage and floor take turns in one process; medians.
+"Beside" is what other threads do while the network works, in seconds of theirs. A stage's share is
+that of a round after the first, of as many images as were taken; the dense twin has none.
 
 Images are drawn unless --data_root names some; --images and --tests say how many are taken. The
 networks are made up: their maps are half black, half white, with grey between, since flat ones cost
@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config as settings
 from benchmarks.pipeline_clock import Clock, Row, resident_peak
-from benchmarks.pipeline_questions import ensembles, overlap, scaling
+from benchmarks.pipeline_questions import TINY, ensembles, overlap, scaling
 from benchmarks.pipeline_stages import all_stages
 from benchmarks.pipeline_trial import begin, prepare
 from config import FIELDS, Config
@@ -146,7 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings.check_names(Config(**flags))
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
         text, found = modes.get(mode, stages)(flags, args, Path(folder))
-    made = about(Config(**flags), args) | {"mode": mode, "peak MiB": round(resident_peak())}
+    timed = {**flags, **TINY, **args.given} if mode == "scaling" else flags
+    made = about(Config(**timed), args) | {"mode": mode, "peak MiB": round(resident_peak())}
     print(", ".join(f"{name} {value}" for name, value in made.items()))
     print(text)
     if args.out:

@@ -106,7 +106,8 @@ def asking(config: Config, pool: Pool, machine: Machine, clock: Clock, turns: in
     with parts.watching(*places):
         whole = clock.seconds(ask)
     inside = [Row(f"  {name}", count, spent) for name, spent in parts.seconds.items()]
-    spent = sum(row.seconds for row in inside if not row.stage.endswith("beside"))
+    # Seconds of all threads hold what is done beside the network, those on the wall do not.
+    spent = sum(row.seconds for row in inside if clock.cpu or not row.stage.endswith("beside"))
     return [*rows, *inside, Row("  all else (loading, images, oracle)", count, whole - spent)]
 
 
@@ -177,7 +178,10 @@ def teaching(
     with parts.watching(*places):
         whole = clock.seconds(look)
     inside = [Row(f"  {name}", count, spent) for name, spent in parts.seconds.items()]
-    return [*rows, *inside, Row("  all else (maps)", count, whole - parts.seconds.get("agree", 0))]
+    left = (
+        whole - parts.seconds.get("agree", 0.0) - clock.cpu * parts.seconds.get("cut, beside", 0.0)
+    )
+    return [*rows, *inside, Row("  all else (maps)", count, left)]
 
 
 def reading(config: Config, pool: Pool, clock: Clock, turns: int) -> list[Row]:

@@ -1,0 +1,308 @@
+"""All that needs a GPU, in one command: `benchmarks/gpu.sh` calls this.
+
+Parts follow one another, each in a process of its own with a limit of time; one that exceeds it is
+ended and said to be unfinished, one for which no time is left is skipped and said so:
+
+- ``checks``: is it the same on GPU and CPU, in bfloat16, compiled, resumed? (gpu_checks.py)
+- ``tests``: tests/test_cuda.py, on a GPU alone
+- ``pipeline``, ``overlap``: every stage beside its floor; the points that bfloat16 would choose
+- ``network``: the network by backbone, part, precision and layout (benchmarks/network.py)
+- ``experiment``, ``report``: masks, asked and random points (benchmarks/label_efficiency.py) with
+  the rest of the time, and its table. What it has made stays in ``--out``: the same command again
+  goes on with it.
+
+A part that is in ``--out`` already, made by the same commit, is not run again; ``--again`` does.
+A table is printed last. On a GPU all numbers are also written to
+``benchmarks/results/gpu/<date>_<device>.json``, a new file each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import config as settings
+from config import FIELDS
+from utils.device import choose_machine
+from utils.errors import UserError, run_script
+from utils.files import read_json, write_json
+from utils.tables import text_table
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "gpu"
+GRACE = 20.0
+"""Seconds that a part is given to end, once it was told to."""
+
+REPORT = 40.0
+"""Seconds that are kept for the table of an experiment that is not at its end."""
+
+ON_CPU = {"backbone": "mobilenet_v2", "backbone_weights": "none", "size": 64, "batch_size": 4}
+"""Settings of all parts on a CPU, under the flags that are given."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part.
+
+    Attributes:
+        name: of its result, ``<out>/<name>.json``.
+        command: a script and its flags, without the interpreter.
+        limit: seconds; 0: all that is left.
+    """
+
+    name: str
+    command: list[str]
+    limit: float
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Return the benchmark's arguments, and the config fields that were given.
+
+    Raises:
+        UserError: a flag is unknown, or a number cannot be meant.
+    """
+    parser = settings.make_parser(__doc__)
+    parser.formatter_class = RawDescriptionHelpFormatter
+    flag = parser.add_argument
+    flag("--minutes", type=float, default=9.0, help="time for all of it (default: 9)")
+    flag("--out", type=Path, default=Path("runs/gpu"), help="folder of it all")
+    flag("--parts", default="", help="names joined by commas (default: all)")
+    flag("--arms", default="default,random", help="arms of the experiment beside the dense one")
+    flag("--seeds", default="3", help="seeds of the experiment: their number (default: 3)")
+    flag("--again", action="store_true", help="run parts again that have a result")
+    found = vars(parser.parse(argv))
+    flags = {name: found.pop(name) for name in FIELDS if name in found}
+    args = argparse.Namespace(**found)
+    if not args.minutes > 0:
+        raise UserError(f"--minutes {args.minutes:g}: must be above 0")
+    for name in ("trial", "runs", "seed"):
+        if name in flags:
+            raise UserError(f"--{name} is chosen here: leave it out")
+    return args, flags
+
+
+def as_flags(fields: dict[str, Any]) -> list[str]:
+    """Return fields as they are given on a command line."""
+    from benchmarks.label_arms import as_flags as write
+
+    return write(fields)
+
+
+def list_parts(args: argparse.Namespace, flags: dict[str, Any], cuda: bool) -> list[Part]:
+    """Return the parts in their order, with their share of the time.
+
+    Raises:
+        UserError: ``--parts`` names none of them.
+    """
+    flags = {**({} if cuda else ON_CPU), **flags}
+    out, whole = args.out, 60 * args.minutes
+    small = [] if cuda else ["--images", "16", "--tests", "8"]
+    network = {
+        name: flags[name] for name in ("backbone", "width", "size", "device") if name in flags
+    }
+    data = {name: flags[name] for name in flags if name != "testsets"}
+    turns = ["--turns", "3" if cuda else "1"]
+    backbone = flags.get("backbone", FIELDS["backbone"].default)
+    switches = ["none", "gam", "gconet_plus"] if cuda else ["none"]
+
+    def result(name: str) -> list[str]:
+        return ["--out", str(out / f"{name}.json")]
+
+    pipeline = ["benchmarks/pipeline.py", *as_flags(data), *small, *turns]
+    experiment = ["benchmarks/label_efficiency.py", *as_flags(flags), "--arms", args.arms]
+    experiment += ["--seeds", args.seeds, "--out", str(out / "experiment")]
+    parts = [
+        Part("checks", ["benchmarks/gpu_checks.py", *as_flags(network), *result("checks")], 0.12),
+        Part("tests", ["-m", "pytest", "-q", str(ROOT / "tests" / "test_cuda.py")], 0.1),
+        Part("pipeline", [*pipeline, *result("pipeline")], 0.2),
+        Part("overlap", [*pipeline, "--overlap", *result("overlap")], 0.12),
+        Part(
+            "network",
+            [
+                *("benchmarks/network.py", *as_flags(network), *turns, *result("network")),
+                *("--backbones", backbone, "--switches", *switches),
+            ],
+            0.16,
+        ),
+        Part("experiment", experiment, 0),
+        Part("report", [*experiment, "--report"], REPORT / whole),
+    ]
+    names = [name for name in args.parts.split(",") if name]
+    if unknown := set(names) - {part.name for part in parts}:
+        raise UserError(f"--parts {', '.join(sorted(unknown))}: not among them: see --help")
+    return [
+        Part(part.name, part.command, part.limit * whole)
+        for part in parts
+        if (part.name in names if names else cuda or part.name != "tests")
+    ]
+
+
+def run_part(part: Part, left: float, log: Path) -> tuple[str, float]:
+    """Run a part, its output into a log; return how it ended, and its seconds.
+
+    It is the head of a group of processes of its own, all of which end with it.
+    """
+    limit = min(part.limit or left, left)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    script = part.command if part.command[0] == "-m" else [str(ROOT / part.command[0])]
+    rest = [] if part.command[0] == "-m" else part.command[1:]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    with open(log, "a", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, *script, *rest],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(limit)
+            ended = "done" if code == 0 else f"failed ({code}), see {log}"
+        except subprocess.TimeoutExpired:
+            ended = f"unfinished after {limit:.0f} s"
+        finally:
+            end_group(process)
+    return ended, time.monotonic() - begun
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """End what is left of a part: first ask, then insist."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+            if how == signal.SIGTERM:
+                _wait_for_group(process.pid)
+
+
+def _wait_for_group(leader: int) -> None:
+    """Wait until no process of a group is left, as long as is granted."""
+    until = time.monotonic() + GRACE
+    while time.monotonic() < until:
+        try:
+            os.killpg(leader, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+
+
+def commit() -> str:
+    """Return the commit of the code, empty where it is unknown."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    with contextlib.suppress(OSError):
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        return found.stdout.strip()
+    return ""
+
+
+def result_of(part: Part, out: Path) -> Any:
+    """Return what a part has written, None where there is nothing."""
+    path = out / f"{part.name}.json"
+    if part.name == "report":
+        path = out / "experiment" / "results.json"
+    return read_json(path) if path.exists() else None
+
+
+def run_parts(parts: Sequence[Part], args: argparse.Namespace, about: dict) -> dict[str, Any]:
+    """Run what there is time for; return how each part ended, with its numbers."""
+    note = args.out / "parts.json"
+    known = read_json(note) if note.exists() else {}
+    until, found = time.monotonic() + 60 * args.minutes - GRACE, {}
+    for part in parts:
+        before, left = known.get(part.name, {}), until - time.monotonic()
+        left -= REPORT if part.name == "experiment" else 0
+        mine = {"commit": about["commit"], "device": about["device"]}
+        again = args.again or part.name in ("experiment", "report")
+        if not again and before.get("ended") == "done" and mine.items() <= before.items():
+            found[part.name] = {**before, "ended": "done", "seconds": 0.0}
+        elif left < 5:
+            found[part.name] = {"ended": "skipped: no time left", "seconds": 0.0}
+        else:
+            print(f"{part.name} ...", flush=True)
+            ended, seconds = run_part(part, left, args.out / "logs" / f"{part.name}.log")
+            found[part.name] = {"ended": ended, "seconds": round(seconds, 1), **mine}
+            known[part.name] = found[part.name]
+            write_json(note, known)
+        found[part.name]["result"] = result_of(part, args.out)
+    return found
+
+
+def lines_of(name: str, result: Any) -> list[list[str]]:
+    """Return what stands in the table for a part's numbers."""
+    if name == "checks" and result:
+        return [[f"  {one['check']}", one["told"]] for one in result["checks"]]
+    if name in ("pipeline", "overlap") and result:
+        rows = result["rows"]
+        if name == "overlap":
+            return [[f"  {r['way']}", f"{r['pixel']:.3f} the same pixel"] for r in rows]
+        kept = [row for row in rows if row["ratio"]]
+        return [
+            [
+                f"  {row['stage']}",
+                f"{row['images'] / row['seconds']:.1f} images/s, {row['ratio']:.2f} of its floor",
+            ]
+            for row in kept
+        ]
+    if name == "network" and result:
+        return [
+            [
+                f"  {row['backbone']} {row['parts']} {row['way']}",
+                f"{row['forward']:.0f} images/s, {row['step']:.0f} trained",
+            ]
+            for row in result["rows"]
+        ]
+    if name == "report" and result:
+        return [
+            [f"  {arm}, seed {seed}", f"maxF {rounds[-1]['maxF']:.4f}"]
+            for arm, known in result["arms"].items()
+            for seed, rounds in known["rounds"].items()
+        ]
+    return []
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the parts and print the table; see the module's text."""
+    args, flags = parse(argv)
+    machine = choose_machine(flags.get("device", "auto"), flags.get("precision", "auto"))
+    cuda = machine.device.type == "cuda"
+    device = torch.cuda.get_device_name(machine.device) if cuda else "cpu"
+    about = {"device": device, "torch": torch.__version__, "commit": commit()}
+    about |= {"date": date.today().isoformat(), "minutes": args.minutes}
+    found = run_parts(list_parts(args, flags, cuda), args, about)
+    rows = []
+    for name, part in found.items():
+        rows.append([name, part["ended"]])
+        rows += lines_of(name, part["result"])
+    print(text_table([f"{device}, torch {torch.__version__}", "result"], rows))
+    write_json(args.out / "all.json", {"about": about, "parts": found})
+    if cuda:
+        slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+        stem, number = f"{about['date']}_{slug}", 1
+        while (target := RESULTS / f"{stem}{f'_{number}' if number > 1 else ''}.json").exists():
+            number += 1
+        write_json(target, {"about": about, "parts": found})
+        print(target)
+    return 1 if any(part["ended"].startswith("failed") for part in found.values()) else 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,85 @@
+"""What only a GPU can show; skipped where there is none (`benchmarks/gpu.sh` runs these)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+import active_learning.__main__ as asking
+import config as settings
+import train
+from active_learning.query import pool_maps
+from datasets.cache import ResizedImages
+from datasets.points import read_points
+from models.stored import load_model
+from utils.checkpoints import load_checkpoint
+from utils.device import choose_machine
+from utils.run_folder import RunFolder, list_snapshots
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture
+def cuda(tiny: list[str]) -> list[str]:
+    return [*tiny, "--device", "cuda"]
+
+
+def run_round(flags: list[str], index: int) -> RunFolder:
+    asking.main([*flags, "--round", str(index)])
+    train.main([*flags, "--round", str(index)])
+    return RunFolder(Path(flags[flags.index("--runs") + 1]) / "tiny")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_rounds_on_cuda(cuda: list[str], precision: str) -> None:
+    flags = [*cuda, "--precision", precision]
+    for index in range(2):
+        run = run_round(flags, index)
+        assert run.trained("points", index).exists()
+    points = [len(read_points(run.points("points", index))) for index in range(2)]
+    assert points[0] == points[1] > 0
+    state = load_checkpoint(run.checkpoint("points", 1, "last"))["model"]
+    assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
+
+
+def test_what_snapshots_say_is_the_same_on_cuda_and_cpu(cuda: list[str]) -> None:
+    run = run_round(cuda, 0)
+    config = settings.from_dict(settings.read_json(run.config), "config")
+    # Steps of no length: rounding cannot turn a gradient's sign.
+    config = dataclasses.replace(config, attack_eps=20.0, attack_step=0.0)
+    samples = settings.training_images(config)[0]
+    images = ResizedImages(samples, config.size, 100, "pool")
+    found = []
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for device in ("cpu", "cuda"):
+            machine = choose_machine(device, "fp32")
+            files = list_snapshots(run.snapshots("points", 0))
+            networks = [load_model(path, machine)[0] for path in files]
+            found.append([maps for _, maps in pool_maps(images, networks, config, machine, "r")])
+    for one, other in zip(*found, strict=True):
+        for field in ("clean", "attacked", "scores", "features"):
+            a, b = getattr(one, field), getattr(other, field)
+            assert a.device == b.device == torch.device("cpu")
+            torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
+
+
+def test_a_training_goes_on_on_cuda(cuda: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asking.main([*cuda, "--round", "0"])
+    save = train.Trainer.save
+
+    def stop(trainer: train.Trainer, error: float) -> None:
+        save(trainer, error)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Trainer, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train.main([*cuda, "--round", "0"])
+    train.main([*cuda, "--round", "0"])
+    run = RunFolder(Path(cuda[cuda.index("--runs") + 1]) / "tiny")
+    state = load_checkpoint(run.checkpoint("points", 0, "last"))
+    assert state["epoch"] == 2
+    assert run.trained("points", 0).exists()
