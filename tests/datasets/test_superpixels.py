@@ -48,8 +48,11 @@ def test_tiny_pictures_get_a_region_a_pixel(height, width, count):
     assert total == height * width
 
 
+@pytest.mark.parametrize("contrib", [True, False])
 @pytest.mark.parametrize(("height", "width", "count"), [(8, 8, 1), (8, 8, 3), (8, 300, 20)])
-def test_small_pictures_are_cut(height, width, count):
+def test_small_pictures_are_cut(height, width, count, contrib, monkeypatch):
+    if not contrib:
+        monkeypatch.delattr(cv2, "ximgproc")
     total = check(superpixels(picture(height, width), count), (height, width))
     assert total < height * width / 4
 
