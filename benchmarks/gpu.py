@@ -175,12 +175,18 @@ def run_part(part: Part, left: float, log: Path) -> tuple[str, float]:
         )
         try:
             code = process.wait(limit)
-            ended = "done" if code == 0 else f"failed ({code}), see {log}"
+            ended = "done" if code == 0 else f"failed ({code}), see {log}: {last_line(log)}"
         except subprocess.TimeoutExpired:
             ended = f"unfinished after {limit:.0f} s"
         finally:
             end_group(process)
     return ended, time.monotonic() - begun
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that is not empty."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip()[-200:] for line in reversed(lines) if line.strip()), "")
 
 
 def end_group(process: subprocess.Popen) -> None:
