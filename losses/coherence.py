@@ -52,6 +52,7 @@ def coherence(
         place = (dy * dy + dx * dx) / (2 * place_sigma**2)
         affinity = torch.exp(-distance / (2 * colour_sigma**2) - place)
         total = total + (affinity * (here - there).abs()).sum()
+    total = total * supervision.share
     return 2 * total / saliency.numel()  # each pair was met once, and counts for both its pixels
 
 

@@ -24,7 +24,8 @@ def bce(logits: Tensor, supervision: Supervision) -> Tensor:
     """
     logits = full_precision(logits)
     labels = torch.cat(split_labels(logits, supervision), dim=1)
-    return weighted_mean(-F.logsigmoid(torch.cat((-logits, logits), dim=1)), labels)
+    total = supervision.total(torch.sum, labels.sum())
+    return weighted_mean(-F.logsigmoid(torch.cat((-logits, logits), dim=1)), labels, total)
 
 
 def balanced_bce(logits: Tensor, supervision: Supervision) -> Tensor:
@@ -42,8 +43,9 @@ def balanced_bce(logits: Tensor, supervision: Supervision) -> Tensor:
     """
     logits = full_precision(logits)
     background, foreground = split_labels(logits, supervision)
-    means = weighted_mean(-F.logsigmoid(-logits), background) + weighted_mean(
-        -F.logsigmoid(logits), foreground
+    own = torch.stack((background.sum(), foreground.sum()))
+    totals = supervision.total(lambda labels: labels.sum((0, 2, 3)), own)
+    means = weighted_mean(-F.logsigmoid(-logits), background, totals[0]) + weighted_mean(
+        -F.logsigmoid(logits), foreground, totals[1]
     )
-    classes = (background.sum() > 0).to(logits.dtype) + (foreground.sum() > 0).to(logits.dtype)
-    return means / classes.clamp(min=1)
+    return means / (totals > 0).sum().clamp(min=1)

@@ -25,7 +25,8 @@ def mse(logits: Tensor, supervision: Supervision) -> Tensor:
     logits = full_precision(logits)
     labels = torch.cat(split_labels(logits, supervision), dim=1)
     # 1 - p as the sigmoid of -x: as a difference it would be zero, and learn nothing, from x = 17.
-    return weighted_mean(torch.cat((logits, -logits), dim=1).sigmoid().square(), labels)
+    total = supervision.total(torch.sum, labels.sum())
+    return weighted_mean(torch.cat((logits, -logits), dim=1).sigmoid().square(), labels, total)
 
 
 def reg(logits: Tensor, supervision: Supervision) -> Tensor:
@@ -42,4 +43,4 @@ def reg(logits: Tensor, supervision: Supervision) -> Tensor:
         A scalar in [0, 1/2].
     """
     logits = full_precision(logits)
-    return 2 * (logits.sigmoid() * (-logits).sigmoid()).mean()
+    return 2 * (logits.sigmoid() * (-logits).sigmoid()).mean() * supervision.share

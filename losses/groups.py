@@ -39,8 +39,9 @@ def contrast(own_logits: Tensor, cross_logits: Tensor, supervision: Supervision)
     own = at_label_size(own_logits, supervision)
     cross = at_label_size(cross_logits, supervision)
     labels = torch.cat(split_labels(own, supervision), dim=1)
-    own_part = weighted_mean(_focal(torch.cat((own, -own), dim=1)), labels)
-    return (own_part + _focal(cross).mean()) / 2
+    total = supervision.total(torch.sum, labels.sum())
+    own_part = weighted_mean(_focal(torch.cat((own, -own), dim=1)), labels, total)
+    return (own_part + _focal(cross).mean() * supervision.share) / 2
 
 
 def _focal(logits: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from losses import level_loss, total_loss
 from losses.groups import adversarial_generator, classification, contrast, triplet
 from losses.smoothing import smooth_labels
 from losses.supervision import Supervision
+from utils.distributed import gather_rows, world
+from utils.distributed import rows as place
 from utils.errors import UserError
 
 TRIPLETS = ("image", "masked", "both")
@@ -70,7 +72,7 @@ class Objective:
         Args:
             found: what the network says of the batch, in training mode.
             supervision: labels, image and small map of the batch.
-            groups: sizes of the batch's groups; needed for triplets.
+            groups: sizes of the whole batch's groups; needed for triplets.
             classes: int64 (B,), class of each image; needed for classification.
             judged: (B, 1), the discriminator's logits of the final map.
 
@@ -85,15 +87,18 @@ class Objective:
         more: dict[str, tuple[float, Tensor]] = {}
         if self.contrast and found.crossed is not None:
             more["contrast"] = (self.contrast, contrast(*found.crossed, supervision))
+        # These losses are means over the images they see, which may be a part of the batch.
+        share = supervision.share
         if self.classify:
-            more["classify"] = (self.classify, classification(found.classes, classes))
+            value = classification(found.classes, classes) * share
+            more["classify"] = (self.classify, value)
         if self.classify_masked:
-            value = classification(found.masked_classes, classes)
+            value = classification(found.masked_classes, classes) * share
             more["classify_masked"] = (self.classify_masked, value)
         if self.triplet:
             more["triplet"] = (self.triplet, self._triplets(found, groups))
         if self.adversarial and judged is not None:
-            more["adversarial"] = (self.adversarial, adversarial_generator(judged))
+            more["adversarial"] = (self.adversarial, adversarial_generator(judged) * share)
         for name, (weight, value) in more.items():
             parts[name] = value.detach()
             total = total + weight * value
@@ -104,8 +109,7 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         total, parts = self._under(found, supervision)
         if self.smooth:
-            labels = smooth_labels(supervision.labels)
-            smoothed, _ = self._under(found, supervision._replace(labels=labels))
+            smoothed, _ = self._under(found, supervision.relabelled(smooth_labels))
             total = (total + smoothed) / 2
         return total, parts
 
@@ -125,4 +129,8 @@ class Objective:
                 f"triplets of {self.triplet_of}: the network pools no such features: turn "
                 "classification (masked: masked classification) on"
             )
-        return sum(triplet(pooled, groups, self.triplet_margin) for pooled in chosen) / len(chosen)
+        # Triplets join images of all processes: each of them computes every one, and counts its
+        # part of the sum.
+        rows, total, parts = place(sum(groups)), sum(groups), world() * len(chosen)
+        whole = [gather_rows(pooled, rows, total) for pooled in chosen]
+        return sum(triplet(pooled, groups, self.triplet_margin) for pooled in whole) / parts

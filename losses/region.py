@@ -29,4 +29,10 @@ def iou(logits: Tensor, supervision: Supervision) -> Tensor:
     intersection = (foreground * saliency).sum(dim=(1, 2, 3))
     union = answers + (background * saliency).sum(dim=(1, 2, 3))
     defined = (answers > 0).to(logits.dtype)
-    return weighted_mean(1 - intersection / union.where(answers > 0, union.new_ones(())), defined)
+    total = supervision.total(_count_defined, defined.sum())
+    overlap = intersection / union.where(answers > 0, union.new_ones(()))
+    return weighted_mean(1 - overlap, defined, total)
+
+
+def _count_defined(labels: Tensor) -> Tensor:
+    return (labels[:, 1].sum(dim=(1, 2)) > 0).sum()

@@ -67,9 +67,15 @@ def ssim(logits: Tensor, supervision: Supervision) -> Tensor:
     background, foreground = split_labels(logits, supervision)
     answers = background + foreground
     mask = foreground / answers.where(answers > 0, answers.new_ones(()))
-    unlabelled = (answers == 0).to(logits.dtype)
-    whole = 1 - F.max_pool2d(unlabelled, size, stride=1)
-    return weighted_mean(1 - ssim_map(logits.sigmoid(), mask, SSIM_WINDOW), whole)
+    whole = _labelled_windows(answers)
+    total = supervision.total(lambda labels: _labelled_windows(labels.sum(1)).sum(), whole.sum())
+    return weighted_mean(1 - ssim_map(logits.sigmoid(), mask, SSIM_WINDOW), whole, total)
+
+
+def _labelled_windows(answers: Tensor) -> Tensor:
+    """Return 1 for each window of (..., H, W) in which every pixel is labelled, else 0."""
+    unlabelled = (answers == 0).to(answers.dtype)
+    return 1 - F.max_pool2d(unlabelled, len(SSIM_WINDOW), stride=1)
 
 
 def consistency(logits: Tensor, supervision: Supervision, alpha: float = 0.85) -> Tensor:
@@ -93,7 +99,9 @@ def consistency(logits: Tensor, supervision: Supervision, alpha: float = 0.85) -
     shrunk = F.interpolate(
         logits.sigmoid(), size=small.shape[-2:], mode="bilinear", align_corners=False
     )
-    difference = (1 - alpha) * (small - shrunk).abs().mean()
+    share = supervision.share
+    difference = (1 - alpha) * (small - shrunk).abs().mean() * share
     if min(small.shape[-2:]) < len(CONSISTENCY_WINDOW):
         return difference
-    return difference + alpha * (1 - ssim_map(small, shrunk, CONSISTENCY_WINDOW)).mean() / 2
+    unlike = (1 - ssim_map(small, shrunk, CONSISTENCY_WINDOW)).mean() * share
+    return difference + alpha * unlike / 2

@@ -113,10 +113,28 @@ def test_mirrored_and_repeated_batches_lose_the_same(name: str, data: st.DataObj
     )
     loss = LOSSES[name]
     expected = loss(logits, supervision).item()
-    mirrored = Supervision(*(x.flip(3) for x in supervision))
-    twice = Supervision(*(torch.cat((x, x)) for x in supervision))
+    mirrored = Supervision(*(x.flip(3) for x in supervision[:3]))
+    twice = Supervision(*(torch.cat((x, x)) for x in supervision[:3]))
     assert loss(logits.flip(3), mirrored).item() == pytest.approx(expected, abs=1e-10)
     assert loss(torch.cat((logits, logits)), twice).item() == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_shares_of_parts_sum_to_the_loss_of_the_whole(name: str) -> None:
+    """The parts differ in size and in how much is labelled, so that a mean of means is another."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(3, 1, 14, 14, generator=generator).double()
+    labels = torch.randint(0, 2, (3, 2, 14, 14), generator=generator).double()
+    labels[0, 0], labels[0, 1] = 0.0, 1.0
+    labels[2, 1] = 0
+    image = torch.rand(3, 3, 14, 14, generator=generator).double()
+    small = torch.randn(3, 1, 6, 7, generator=generator).double()
+    whole = Supervision(labels, image, small)
+    parts = [
+        LOSSES[name](logits[piece], Supervision(*(x[piece] for x in whole[:3]), labels))
+        for piece in (slice(0, 1), slice(1, 3))
+    ]
+    assert sum(parts).item() == pytest.approx(LOSSES[name](logits, whole).item(), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", LABELLED)
