@@ -80,12 +80,18 @@ class Config:
 
     # Training (of one round, and of the dense twin)
     epochs: int = knob(30, "epochs of one round; the dense twin gets as many")
-    batch_size: int = knob(16, "images a batch")
+    batch_size: int = knob(16, "images a batch, in all (several processes share them)")
+    accumulate: int = knob(
+        1, "parts a batch is learnt from in, to save memory; batch norm sees the parts"
+    )
     optimizer: str = knob("adamw", "adamw or sgd")
     lr: float = knob(1e-3, "peak learning rate of the decoder")
     backbone_lr: float = knob(0.1, "learning rate of the encoder, as a factor of lr")
     weight_decay: float = knob(1e-4, "weight decay (not of biases and norms)")
     clip: float = knob(1.0, "largest norm of the gradient; 0: not clipped")
+    on_nan: str = knob(
+        "stop", "a loss or gradient that is no number: stop, or skip the step (few of them)"
+    )
     snapshots: int = knob(3, "snapshots kept along a training (cycles of the learning rate)")
     ensemble: str = knob(
         "snapshots",
@@ -154,6 +160,7 @@ class Config:
     device: str = knob("auto", "auto, cpu, cuda or cuda:<n>")
     precision: str = knob("auto", "auto (mixed on CUDA), fp32, bf16 or fp16")
     workers: int = knob(-1, "processes that prepare batches and score maps; -1: chosen")
+    deterministic: bool = knob(False, "the same result from each run on a GPU, too (slower)")
     cache_mb: int = knob(4096, "memory for decoded images, MiB; larger sets are read each time")
 
     @property
@@ -162,16 +169,21 @@ class Config:
         return Path(self.runs) / self.trial
 
     @property
-    def sample(self) -> bool:
-        """Whether the trial runs on the made sample data."""
-        return self.data_root == SAMPLE["data_root"]
+    def at_a_time(self) -> int:
+        """Images that are looked at at a time, for memory's sake."""
+        return -(-self.batch_size // self.accumulate)
 
     @property
     def processes(self) -> int:
-        """Processes that a stage is given: one a GPU."""
+        """How many processes a stage is best run by here: one a GPU."""
         from utils.device import process_count
 
-        return process_count(self.device)
+        return process_count(self.device, self.at_a_time)
+
+    @property
+    def sample(self) -> bool:
+        """Whether the trial runs on the made sample data."""
+        return self.data_root == SAMPLE["data_root"]
 
     @property
     def schedule(self) -> list[int]:
@@ -253,7 +265,7 @@ ASTE-AL as published, which LEAKS the mask (active_learning/README.md)."""
 ABSENT: dict[str, Any] = {"losses_pseudo": {}, "pseudo_scale": 1.0, "pseudo_agree": False}
 """What settings from before a field's time stand for, where it is not today's default."""
 
-FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random", "runs"}
+FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random", "runs", "on_nan"}
 """Fields that may change while a trial runs: they touch neither points nor weights."""
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}

@@ -30,7 +30,7 @@ from datasets.superpixels import SuperpixelCache
 from datasets.worst import read_worst
 from utils import results
 from utils.cores import core_count
-from utils.errors import UserError, run_script
+from utils.errors import UserError
 from utils.files import read_json
 from utils.locks import locked
 from utils.metrics import CONVENTIONS, METRICS, SHOWN, SetScores, parts_of, point_scores
@@ -38,6 +38,7 @@ from utils.pictures import draw_curve, draw_sheet
 from utils.run_folder import VALIDATION, RunFolder, map_of
 from utils.score_pictures import draw_worst
 from utils.scores import read_scores
+from utils.stages import run_stage
 from utils.tallies import Kept
 
 
@@ -269,4 +270,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_stage(main, together=False)

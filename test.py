@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ from models.group_view import GroupView, view_group
 from models.stored import load_model
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.cores import core_count
-from utils.device import Machine, choose_machine
-from utils.errors import UserError, run_script
+from utils.device import Machine, choose_machine, make_deterministic, memory_advice
+from utils.distributed import any_of, barrier, gather_objects, is_main, shard
+from utils.errors import UserError
 from utils.files import read_json, write_json
 from utils.run_folder import VALIDATION, RunFolder, map_of
+from utils.stages import run_stage
 
 Job = tuple[Path, Path]
 """A picture and where its map goes."""
@@ -74,7 +77,7 @@ class Segmenter:
         return self.machine.images(torch.from_numpy(stack).permute(0, 3, 1, 2))
 
     def run(self, jobs: Sequence[Job], batch_size: int, what: str) -> list[str]:
-        """Make the maps that are not there yet.
+        """Make the maps that are not there yet; several processes share them.
 
         A network that relates images sees them group by group, a group being the pictures of one
         folder: all of it, also where some of its maps are there.
@@ -82,19 +85,21 @@ class Segmenter:
         Returns:
             What was wrong with each picture that could not be read; the others are done.
         """
-        groups = [list(jobs)]
+        starts = shard(range(0, len(jobs), batch_size))
+        groups = [[job for at in starts for job in jobs[at : at + batch_size]]]
         if self.model.parts.relation != "none":
             by_folder: dict[Path, list[Job]] = {}
             for job in jobs:
                 by_folder.setdefault(job[0].parent, []).append(job)
-            groups = list(by_folder.values())
-        todo = sum(not job[1].exists() for job in jobs)
+            groups = shard(list(by_folder.values()))
+        todo = sum(not job[1].exists() for group in groups for job in group)
         faults: list[str] = []
-        with ThreadPoolExecutor(core_count()) as pool, tqdm(total=todo, desc=what) as bar:
+        bar = tqdm(total=todo, desc=what, disable=not is_main())
+        with ThreadPoolExecutor(core_count()) as pool, bar:
             for group in groups:
                 if any(not target.exists() for _, target in group):
                     faults += self._run_group(group, batch_size, pool, bar)
-        return faults
+        return [fault for theirs in gather_objects(faults) for fault in theirs]
 
     def _run_group(
         self, jobs: Sequence[Job], batch_size: int, pool: ThreadPoolExecutor, bar: tqdm
@@ -174,6 +179,8 @@ def test_trial(
         make: loads a checkpoint: `Segmenter`, or another for networks that are not ours.
     """
     run = RunFolder(config.run_folder)
+    if config.deterministic:
+        make_deterministic()
     machine = choose_machine(config.device, config.precision)
     sets = {name: list_set(config.data_root, name) for name in _test_sets(config)}
     if run.validation_points.exists():
@@ -181,18 +188,27 @@ def test_trial(
     for checkpoint in checkpoints:
         name = run.checkpoint_name(checkpoint)
         folder = run.predictions / name
-        _begin(checkpoint, folder, str(checkpoint.resolve().relative_to(run.root.resolve())))
+        if is_main():
+            _begin(checkpoint, folder, str(checkpoint.resolve().relative_to(run.root.resolve())))
+        barrier()
         jobs = {
             set_name: [(sample.image, folder / map_of(sample.name, set_name)) for sample in samples]
             for set_name, samples in sets.items()
         }
-        if all(target.exists() for work in jobs.values() for _, target in work):
+        # All decide as one, before any of them makes a map.
+        if not any_of(any(not target.exists() for work in jobs.values() for _, target in work)):
             continue
         segmenter = make(checkpoint, machine)
         for set_name, work in jobs.items():
-            faults = segmenter.run(work, config.batch_size, f"{name} on {set_name}")
+            with _memory(config):
+                faults = segmenter.run(work, config.at_a_time, f"{name} on {set_name}")
             if faults:
                 raise UserError(f"{len(faults)} images could not be read; the first: {faults[0]}")
+
+
+def _memory(config: Config) -> AbstractContextManager:
+    what = f"making maps of {config.at_a_time} pictures at a time"
+    return memory_advice(what, ["--device cpu", "with --input also a smaller --batch_size"])
 
 
 def _test_sets(config: Config) -> list[str]:
@@ -234,12 +250,14 @@ def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) ->
         if owner.setdefault(made, picture) != picture:
             raise UserError(f"{owner[made]} and {picture} would make one map: rename one")
     note, mark = target / "made_from.json", fingerprint(checkpoint)
-    if not note.exists() or read_json(note).get("fingerprint") != mark:
+    if is_main() and not (note.exists() and read_json(note).get("fingerprint") == mark):
         for _, made in jobs:
             made.unlink(missing_ok=True)
         write_json(note, {"checkpoint": str(checkpoint), "fingerprint": mark})
+    barrier()
     segmenter = Segmenter(checkpoint, choose_machine(config.device, config.precision))
-    faults = segmenter.run(jobs, config.batch_size, f"maps into {target}")
+    with _memory(config):
+        faults = segmenter.run(jobs, config.at_a_time, f"maps into {target}")
     for fault in faults:
         print(f"left out: {fault}")
     print(f"{target}: {len(jobs) - len(faults)} maps")
@@ -265,4 +283,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_stage(main)

@@ -1,13 +1,16 @@
 """Train one saliency network: on dense masks, or on the points of rounds 0..r.
 
 ``python train.py --trial T --arm dense`` or ``--arm points --round 3``. The training's files lie
-in ``runs/<trial>/dense`` or ``runs/<trial>/round_03``. Interrupted, the same command goes on after
-the last whole epoch; finished, it does nothing. With ``--ensemble deep`` a round of points that
-will be asked about trains further members from other seeds, in ``round_03/members``.
+in ``runs/<trial>/dense`` or ``runs/<trial>/round_03``. Stopped by SIGTERM or SIGUSR1, the same
+command goes on with the next batch; interrupted otherwise, after the last whole epoch; finished, it
+does nothing. By ``torchrun --nproc_per_node N train.py ...`` N processes share each batch. With
+``--ensemble deep`` a round of points that will be asked about trains further members from other
+seeds, in ``round_03/members``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -15,74 +18,50 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
 from tqdm import tqdm
 
 import config as settings
 from active_learning.self_training import Taught, Teacher
+from active_learning.validation import Validation
 from config import Config
 from datasets.augment import Augmentation
-from datasets.cache import ResizedImages, ResizedMasks, native_sizes
+from datasets.cache import ResizedImages, ResizedMasks
 from datasets.checked import require_checked
-from datasets.groups import images_together, list_groups
+from datasets.groups import images_apart, list_groups
 from datasets.index import Sample
-from datasets.points import read_answers
 from datasets.round_labels import class_weights, read_point_labels
-from datasets.training import Batch, Labels, MaskLabels, PointLabels, TrainingSet, make_loader
+from datasets.training import Batch, Labels, MaskLabels, TrainingSet, make_loader
 from losses import Supervision, total_loss
 from losses.groups import adversarial_discriminator
 from losses.objective import Objective
 from losses.supervision import pseudo_labels
 from models import SaliencyNet, WeightReport, build_model
 from models.adversary import Adversary
-from models.mean_maps import mean_maps
 from models.stored import parts_of
+from models.synced_norm import synchronise_norms
+from utils import distributed
 from utils.checkpoints import load_checkpoint, load_weights_into, save_checkpoint
-from utils.device import Machine, choose_machine, worker_count
-from utils.errors import UserError, run_script
+from utils.device import (
+    LEAST_IMAGES,
+    choose_machine,
+    make_deterministic,
+    memory_advice,
+    worker_count,
+)
+from utils.epoch_sums import EpochSums
+from utils.errors import UserError
 from utils.files import write_json
 from utils.logs import TrainingLog
 from utils.run_folder import ARMS, RunFolder, snapshot_name
 from utils.schedule import cyclic_cosine, snapshot_epochs
 from utils.seeding import random_state, restore_random_state, seed_everything, seed_for
+from utils.stages import run_stage
+from utils.stopping import Stopped, finishing, stop_requested
 
 FEW = 10
 """Validation images below which the user is told that the choice of a checkpoint is half chance."""
-
-
-class Validation:
-    """The held-out images, known by points or by masks: the mean absolute error of their maps.
-
-    Random points are a fair sample of the pixels, so the error at them estimates the error on
-    the masks without bias. In a training with groups each group is looked at by itself.
-    """
-
-    def __init__(self, config: Config, run: RunFolder, arm: str, samples: Sequence[Sample]) -> None:
-        self.images = ResizedImages(samples, config.size, config.cache_mb, "validation")
-        self.batch_size = config.batch_size
-        self.groups = images_together(samples, config.grouped)
-        if arm == "dense":
-            masks = ResizedMasks(samples, config.size, config.cache_mb, "validation")
-            labels: Labels = MaskLabels(masks)
-        else:
-            of_image = read_answers([run.validation_points], samples)
-            labels = PointLabels(of_image, native_sizes(samples), config.size)
-        self.labels = [torch.from_numpy(labels.at(i, np.eye(3))) for i in range(len(samples))]
-
-    @torch.no_grad()
-    def error(self, model: SaliencyNet, machine: Machine) -> float:
-        """Return the mean absolute error over all labelled pixels, in [0, 1]."""
-        model.eval()
-        wrong = count = 0.0
-        maps = mean_maps([model], self.images, self.groups, self.batch_size, machine)
-        for indices, prob, _ in maps:
-            labels = torch.stack([self.labels[index] for index in indices]).to(machine.device)
-            background, foreground = labels.float().unbind(1)
-            wrong += float((background * prob + foreground * (1 - prob)).double().sum())
-            count += float(labels.double().sum())
-        return wrong / max(count, 1.0)
 
 
 def make_optimizer(model: SaliencyNet, config: Config) -> torch.optim.Optimizer:
@@ -109,6 +88,13 @@ def make_objective(config: Config, arm: str) -> Objective:
     )
 
 
+_NOTHING = contextlib.nullcontext()
+
+
+class NotFinite(Exception):
+    """A step's loss or gradient is no number; the weights are as they were before the step."""
+
+
 class Trainer:
     """One training: its network, its optimiser, and where it stands.
 
@@ -120,7 +106,10 @@ class Trainer:
         self.config, self.arm, self.round, self.member = config, arm, round_index, member
         self.run = RunFolder(config.run_folder)
         self.folder = self.run.training(arm, round_index, member)
+        if config.deterministic:
+            make_deterministic()
         self.machine = choose_machine(config.device, config.precision)
+        _require_images(config)
         self.objective = make_objective(config, arm)
         seed = member_seed(config.seed, member)
         seed_everything(seed)
@@ -132,8 +121,9 @@ class Trainer:
             )
         if len(held_out) < FEW:
             print(f"note: only {len(held_out)} images validate, and choose the checkpoint")
-        images = ResizedImages(train, config.size, config.cache_mb, "training")
-        labels = self._labels(train)
+        self.images = images = ResizedImages(train, config.size, config.cache_mb, "training")
+        with distributed.main_first():
+            labels = self._labels(train)
         augmentation = Augmentation(
             config.flip, config.crop, config.rotate, config.colour, config.pepper
         )
@@ -142,12 +132,14 @@ class Trainer:
             own = self.run.snapshots(arm, round_index, member)
             before = (arm, round_index - 1, member)
             earlier = self.run.snapshots(*before) if round_index else None
-            together = images_together(train, config.grouped)
+            pieces = images_apart(train, config.grouped, config.at_a_time)
             how = Taught(
                 config.snapshots, config.pseudo_scale, config.pseudo_agree, config.pseudo_cut
             )
-            self.teacher = Teacher(images, labels, together, config.batch_size, own, earlier, how)
+            self.teacher = Teacher(images, labels, pieces, config.at_a_time, own, earlier, how)
         groups = list_groups(train) if config.grouped else None
+        flat = torch.zeros(len(train), dtype=torch.int64)
+        self.image_classes = torch.from_numpy(groups.classes) if groups else flat
         self.classes = len(groups.names) if groups else 0
         self.loader, self.sampler = make_loader(
             TrainingSet(images, labels, augmentation, seed, self.teacher and self.teacher.maps),
@@ -161,7 +153,7 @@ class Trainer:
         self.class_weights = torch.tensor(weights, device=self.machine.device).view(1, 2, 1, 1)
         self.validation = Validation(config, self.run, arm, held_out)
         self.snapshot_epochs = snapshot_epochs(config.epochs, config.snapshots, config.first_cycle)
-        self.epoch, self.best, self.rows = 0, math.inf, []
+        self.epoch, self.best, self.rows, self.sums = 0, math.inf, [], EpochSums()
         self._build()
 
     def _labels(self, samples: Sequence[Sample]) -> Labels:
@@ -188,7 +180,7 @@ class Trainer:
         model, report = self.new_network(source)
         if report.missing:
             print(f"backbone weights: not in the file: {', '.join(report.missing)}")
-        if state is None:
+        if state is None and distributed.is_main():
             # Of a training that is begun anew none may stay: it may have had other settings.
             shutil.rmtree(self.run.snapshots(self.arm, self.round, self.member), True)
         if state is not None:
@@ -201,6 +193,9 @@ class Trainer:
         self.adversary = (
             Adversary(adversarial_discriminator, config.lr, device) if config.adversarial else None
         )
+        self.parallel = None
+        if distributed.world() > 1:
+            self.parallel = distributed.parallel(synchronise_norms(self.model))
         self.optimizer = make_optimizer(self.model, config)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         half = self.machine.dtype == torch.float16
@@ -224,51 +219,125 @@ class Trainer:
             self.adversary.optimizer.load_state_dict(state["adversary"]["optimizer"])
         self.epoch, self.best, self.rows = state["epoch"], state["best"], state["rows"]
         restore_random_state(state["random"])
-        print(f"{self.folder}: going on after epoch {self.epoch} of {self.config.epochs}")
+        if "sums" in state:
+            main = distributed.is_main()
+            self.sums = EpochSums.of_state(state["sums"], self.machine.device, main)
+        within = f", batch {self.sums.batches} of the next" if self.sums.batches else ""
+        print(f"{self.folder}: going on after epoch {self.epoch} of {self.config.epochs}{within}")
 
     def fit(self) -> dict[str, Any]:
-        """Train to the last epoch, saving after each; return the summary."""
+        """Train to the last epoch, saving after each; return the summary.
+
+        Raises:
+            Stopped: a signal has come; all that was done is saved.
+        """
         started = time.monotonic()
-        with TrainingLog(self.folder, self.rows) as log:
+        main = distributed.is_main()
+        with TrainingLog(self.folder, self.rows) if main else contextlib.nullcontext() as log:
             while self.epoch < self.config.epochs:
-                began = time.monotonic()
-                row = self.train_epoch()
-                self.epoch += 1
-                error = self.validation.error(self.model, self.machine)
-                row |= {"val_MAE": error, "seconds": time.monotonic() - began}
-                log.add({"epoch": self.epoch, **row})
-                self.save(error)
+                began = time.monotonic() - self.sums.seconds
+                self._look()
+                with finishing():
+                    row = self.train_epoch(began)
+                    self.epoch += 1
+                    error = self.validation.error(self.model, self.machine)
+                    row |= {"val_MAE": error, "seconds": time.monotonic() - began}
+                    if log:
+                        log.add({"epoch": self.epoch, **row})
+                    self.save(error)
+                    if distributed.any_of(stop_requested()):
+                        raise Stopped
         summary = {"arm": self.arm, "round": self.round, "epochs": self.epoch}
         return summary | {
             "best_val_MAE": self.best,
             "seconds": round(time.monotonic() - started, 1),
         }
 
-    def train_epoch(self) -> dict[str, float]:
-        """Train one epoch; return the mean of the total loss and of each of its parts."""
+    def _look(self) -> None:
+        """Have the teacher look at the images, before an epoch."""
         if self.teacher:
-            self.teacher.look(self.epoch, self.machine)
+            # Building its networks draws numbers, and they are built at other times after a stop.
+            with torch.random.fork_rng(devices=[]), self._memory():
+                self.teacher.look(self.epoch, self.machine)
+
+    def train_epoch(self, began: float) -> dict[str, float]:
+        """Train the rest of an epoch; return the mean of the total loss and of each of its parts.
+
+        Args:
+            began: when the epoch began, by the monotonic clock.
+
+        Raises:
+            Stopped: a signal has come; the epoch goes on with the next batch.
+        """
         self.model.train()
-        self.sampler.epoch = self.epoch
-        sums: dict[str, torch.Tensor] = {}
+        self.sampler.epoch, self.sampler.start = self.epoch, self.sums.batches
+        length = len(self.sampler)
         bar = tqdm(
             self.loader,
             f"{self.folder.relative_to(self.run.root)} epoch {self.epoch + 1}/{self.config.epochs}",
             unit="batch",
             leave=False,
+            initial=self.sums.batches,
+            disable=not distributed.is_main(),
         )
-        for index, batch in enumerate(bar):
-            self._set_rates(self.epoch * len(self.sampler) + index)
-            total, parts = self.step(batch)
-            for name, value in {"loss": total, **parts}.items():
-                sums[name] = sums.get(name, 0.0) + value
-        means = {name: float(value) / len(self.sampler) for name, value in sums.items()}
-        if not math.isfinite(means["loss"]):
+        whole_batches = list(self.sampler.to_come())
+        for keys, batch in zip(whole_batches, bar, strict=True):
+            self._set_rates(self.epoch * length + self.sums.batches)
+            try:
+                with self._memory():
+                    total, parts = self.step(self._placed(batch, keys))
+                self.sums.add({"loss": total, **parts})
+            except NotFinite as error:
+                self._tell_not_finite(error, keys)
+            if distributed.any_of(stop_requested()):
+                self.sums.seconds = time.monotonic() - began
+                self._save_last(self._weights(None))
+                raise Stopped
+        more = {"skipped": float(self.sums.skipped)} if self.config.on_nan == "skip" else {}
+        return self.sums.means() | more
+
+    def _placed(self, batch: Batch, keys: Sequence[tuple[int, int]]) -> Batch:
+        """Tell a batch of one of several processes its place in the whole one."""
+        if distributed.world() == 1:
+            return batch
+        if not distributed.is_main():
+            # What is drawn in a step (of which layers are skipped) is drawn by each for itself.
+            step = self.epoch, self.sums.batches
+            torch.manual_seed(seed_for(self.config.seed, "process", distributed.rank(), *step))
+        classes = self.image_classes[[index for _, index in keys]]
+        return batch._replace(place=distributed.rows(len(keys)), all_classes=classes)
+
+    def _memory(self) -> contextlib.AbstractContextManager:
+        """Return a block in which a lack of memory is told with what to change."""
+        config, at_a_time = self.config, self.config.at_a_time
+        more = 2 * config.accumulate
+        ways = [f"--accumulate {more}"] if not config.grouped else ["a smaller --batch_size"]
+        if config.batch_size < LEAST_IMAGES * more * distributed.world():
+            ways = []
+        smaller = max(32, config.size * 3 // 4 // 32 * 32)
+        ways += [f"--size {smaller}"] if smaller < config.size else []
+        ways += [f"--cache_mb {config.cache_mb // 2}"]
+        what = f"training on {at_a_time} images of {config.size} x {config.size} pixels at a time"
+        return memory_advice(what, ways)
+
+    def _tell_not_finite(self, error: NotFinite, keys: Sequence[tuple[int, int]]) -> None:
+        """Count a step that was skipped, or raise `UserError` where that is not wanted."""
+        samples = self.images.samples
+        names = ", ".join(samples[index].name for _, index in keys)
+        last = self.run.checkpoint(self.arm, self.round, "last", self.member)
+        kept = f"{last}, after epoch {self.epoch}" if last.exists() else "none yet"
+        at = f"epoch {self.epoch + 1}, batch {self.sums.batches + 1} ({names})"
+        remedy = "lower --lr (or set --precision fp32) in a new trial"
+        if self.config.on_nan == "stop":
             raise UserError(
-                f"{self.folder}: the loss is {means['loss']} in epoch {self.epoch + 1}: lower --lr "
-                "(or set --precision fp32) in a new trial; the epochs before are kept"
-            )
-        return means
+                f"{self.folder}: {error} in {at}: {remedy}, or leave such steps out by --on_nan "
+                f"skip; the last good checkpoint: {kept}"
+            ) from None
+        if not self.sums.skip(len(self.sampler)):
+            raise UserError(
+                f"{self.folder}: {error} in {at}, the {self.sums.skipped}. step skipped in this "
+                f"epoch: {remedy}; the last good checkpoint: {kept}"
+            ) from None
 
     def _set_rates(self, step: int) -> None:
         """Set the learning rates of an optimiser step, counted from the training's first."""
@@ -279,51 +348,111 @@ class Trainer:
             group["lr"] = rate * factor
 
     def step(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Take one optimiser step; return the total loss and its parts, detached."""
+        """Take one optimiser step; return the total loss and its parts, detached.
+
+        Of several processes each gives its own images, and gets its own share of the losses.
+
+        Raises:
+            NotFinite: the loss or its gradient is no number; the network is as it was before.
+        """
+        parts = batch.parts(self.config.accumulate)
+        whole = batch if len(parts) > 1 else None
+        kept = self._statistics()
+        self.optimizer.zero_grad(set_to_none=True)
+        total, values, seen = torch.zeros((), device=self.machine.device), {}, []
+        for part in parts:
+            last = part is parts[-1]
+            with self.parallel.no_sync() if self.parallel and not last else _NOTHING:
+                loss, found, logits, labels = self._losses(part, whole)
+                # Gradients are averaged over processes, losses are shares of a sum.
+                self.scaler.scale(loss * distributed.world() if self.parallel else loss).backward()
+            total = total + loss.detach()
+            values = {name: values.get(name, 0.0) + value for name, value in found.items()}
+            seen.append((logits.detach(), labels))
+        self.scaler.unscale_(self.optimizer)
+        clip = self.config.clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        # In half precision an overflow is the scaler's to tell, and belongs to its search.
+        bad = not bool(total.isfinite() & (norm.isfinite() | self.scaler.is_enabled()))
+        if distributed.any_of(bad):
+            for buffer, value in kept:
+                buffer.copy_(value)
+            raise NotFinite(f"the loss is {float(total):g}, its gradient's norm {float(norm):g}")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.adversary:
+            logits, labels = (torch.cat(tensors) for tensors in zip(*seen, strict=True))
+            values["discriminator"] = self.adversary.learn(logits, labels)
+        return total, values
+
+    def _statistics(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return the network's buffers with copies, where a step may have to be undone."""
+        if self.config.on_nan != "skip":
+            return []
+        return [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+
+    def _losses(
+        self, batch: Batch, whole: Batch | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Return the loss of (a part of) a batch, its parts, the logits and the labels.
+
+        Args:
+            batch: what is looked at.
+            whole: all that this process looks at in the step; None: that is the batch.
+        """
+        device, network = self.machine.device, self.parallel or self.model
         images, groups = self.machine.images(batch.images), batch.groups
+        place = {} if batch.place is None else {"place": batch.place}
         with self.machine.autocast():
-            found = self.model(images, groups)
+            found = network(images, groups, **place)
             small_logits = None
             if self.objective.last.get("consistency"):
                 size = max(32, round(images.shape[-1] * self.config.small_scale))
                 small = functional.interpolate(images, size=(size, size), mode="bilinear")
-                small_logits = self.model(small, groups).logits
-        device = self.machine.device
-        labels = batch.labels.to(device, non_blocking=True).float() * self.class_weights
+                small_logits = network(small, groups, **place).logits
+        labels = self._weighted(batch)
+        every = None if whole is None else self._weighted(whole)
         judged = self.adversary.judge(found.logits, labels) if self.adversary else None
-        supervision = Supervision(labels, images, small_logits)
-        total, parts = self.objective(
-            found, supervision, groups, batch.classes.to(device, non_blocking=True), judged
-        )
+        supervision = Supervision(labels, images, small_logits, every)
+        classes = batch.classes.to(device, non_blocking=True)
+        total, parts = self.objective(found, supervision, groups, classes, judged)
         if self.teacher and self.teacher.seen:
-            guessed = pseudo_labels(batch.pseudo.to(device, non_blocking=True), labels)
-            taught = supervision._replace(labels=guessed)
+            guessed = [
+                None if held is None else pseudo_labels(held.pseudo.to(device), known)
+                for held, known in ((batch, labels), (whole, every))
+            ]
+            taught = supervision._replace(labels=guessed[0], whole=guessed[1])
             more, values = total_loss(found.logits, taught, self.config.losses_pseudo)
             total = total + more
             parts |= {f"pseudo/{name}": value for name, value in values.items()}
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
-        if self.config.clip:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.adversary:
-            parts["discriminator"] = self.adversary.learn(found.logits, labels)
-        return total.detach(), parts
+        return total, parts, found.logits, labels
+
+    def _weighted(self, batch: Batch) -> torch.Tensor:
+        """Return the labels on the device, weighted by class."""
+        return batch.labels.to(self.machine.device, non_blocking=True).float() * self.class_weights
 
     def save(self, error: float) -> None:
         """Save the whole state as ``last``; ``best`` and the snapshot where they are due."""
-        weights = {"model": self.model.state_dict(), "config": settings.to_dict(self.config)}
-        weights |= {"arm": self.arm, "round": self.round, "epoch": self.epoch, "val_MAE": error}
-        weights["classes"] = self.classes
+        weights = self._weights(error)
         if self.epoch in self.snapshot_epochs:
             folder = self.run.snapshots(self.arm, self.round, self.member)
-            save_checkpoint(folder / snapshot_name(self.epoch), weights)
+            self._write(folder / snapshot_name(self.epoch), weights)
         if error < self.best:
             self.best = error
             if self.member == 0:
-                save_checkpoint(self.run.checkpoint(self.arm, self.round, "best"), weights)
+                self._write(self.run.checkpoint(self.arm, self.round, "best"), weights)
+        self.sums = EpochSums()
+        # Last of all: an epoch counts as done when this file holds it.
+        self._save_last(weights)
+
+    def _weights(self, error: float | None) -> dict[str, Any]:
+        """Return what every checkpoint holds; the validation error is unknown within an epoch."""
+        weights = {"model": self.model.state_dict(), "config": settings.to_dict(self.config)}
+        weights |= {"arm": self.arm, "round": self.round, "epoch": self.epoch, "val_MAE": error}
+        return weights | {"classes": self.classes}
+
+    def _save_last(self, weights: dict[str, Any]) -> None:
+        """Save all that a training goes on from; the processes leave together."""
         training = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -331,15 +460,33 @@ class Trainer:
             "best": self.best,
             "rows": self.rows,
             "random": random_state(),
+            "sums": self.sums.state(),
         }
         if self.adversary:
             training["adversary"] = {
                 "network": self.adversary.network.state_dict(),
                 "optimizer": self.adversary.optimizer.state_dict(),
             }
-        # Last of all: an epoch counts as done when this file holds it.
         last = self.run.checkpoint(self.arm, self.round, "last", self.member)
-        save_checkpoint(last, weights | {"training": training})
+        self._write(last, weights | {"training": training})
+        distributed.barrier()
+
+    @staticmethod
+    def _write(path: Path, state: dict[str, Any]) -> None:
+        if distributed.is_main():
+            save_checkpoint(path, state)
+
+
+def _require_images(config: Config) -> None:
+    """Raise `UserError` where a part of a process's batch would be a single image."""
+    count = distributed.world()
+    least = LEAST_IMAGES * count * config.accumulate
+    if count > 1 and config.batch_size < least:
+        raise UserError(
+            f"--batch_size {config.batch_size}: must be at least {least} for {count} processes"
+            f"{f' with --accumulate {config.accumulate}' * (config.accumulate > 1)}, two images "
+            "each: start fewer"
+        )
 
 
 def member_seed(seed: int, member: int) -> int:
@@ -371,7 +518,8 @@ def train_members(config: Config, arm: str, round_index: int) -> dict[str, Any]:
     summaries = [Trainer(config, arm, round_index, member).fit() for member in members]
     seconds = round(sum(summary["seconds"] for summary in summaries), 1)
     summary = summaries[0] | {"members": len(members), "seconds": seconds}
-    write_json(RunFolder(config.run_folder).trained(arm, round_index), summary)
+    if distributed.is_main():
+        write_json(RunFolder(config.run_folder).trained(arm, round_index), summary)
     return summary
 
 
@@ -395,12 +543,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if done.exists():
         print(f"{done.parent}: trained already")
         return 0
-    require_checked(run.root, config.data_root, config.trainset, masks=args.arm == "dense")
-    settings.save(config)
+    if distributed.is_main():
+        require_checked(run.root, config.data_root, config.trainset, masks=args.arm == "dense")
+        settings.save(config)
+    distributed.barrier()
     summary = train_members(config, args.arm, args.round)
     print(f"{done.parent}: trained, best validation error {summary['best_val_MAE']:.4f}")
     return 0
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_stage(main)

@@ -13,7 +13,9 @@ from typing import Any
 import config as settings
 from active_learning.query import ask_round
 from datasets.checked import require_checked
-from utils.errors import UserError, run_script
+from utils.distributed import barrier, is_main
+from utils.errors import UserError
+from utils.stages import run_stage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,13 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings.check_names(config)
     if not 0 <= args.round < config.rounds:
         raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
-    if args.round == 0:
+    if args.round == 0 and is_main():
         # The masks too: the oracle that stands in for a person answers from them.
         require_checked(config.run_folder, config.data_root, config.trainset, masks=True)
-    settings.save(config)
+    if is_main():
+        settings.save(config)
+    barrier()
     print(f"{ask_round(config, args.arm, args.round)}: answered")
     return 0
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_stage(main)

@@ -35,7 +35,7 @@ from active_learning.spending import CAP, spend
 from active_learning.uncertainty import ACQUISITIONS, random_map
 from config import Config, training_images
 from datasets.cache import ResizedImages, native_sizes
-from datasets.groups import images_together
+from datasets.groups import images_apart
 from datasets.index import Sample
 from datasets.points import Point, read_answers, write_points
 from datasets.superpixels import SuperpixelCache
@@ -43,7 +43,8 @@ from models.group_view import GroupView, view_group
 from models.saliency_net import SaliencyNet
 from models.stored import load_model
 from utils.background import in_background
-from utils.device import Machine, choose_machine
+from utils.device import Machine, choose_machine, make_deterministic, memory_advice
+from utils.distributed import gather_objects, is_main, shard, world
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.registry import look_up
@@ -69,6 +70,11 @@ class Maps:
     scores: Tensor
     features: Tensor
 
+    def kept(self) -> Maps:
+        """Return the maps on the CPU, without the features."""
+        attacked = None if self.attacked is None else self.attacked.cpu()
+        return Maps(self.clean.cpu(), attacked, self.scores.cpu(), torch.empty(0))
+
 
 def pool_maps(
     images: ResizedImages,
@@ -87,10 +93,10 @@ def pool_maps(
 
     A group is never mixed with another. What its images have in common is taken from the clean
     images of the whole group, attacked or not, so an image's maps depend on its group alone and
-    not on how it was cut into batches.
+    not on how it was cut into batches. Of several processes each looks at its own share.
     """
-    for group in images_together(images.samples, config.grouped):
-        batches = _batches(group, config.batch_size)
+    for group in shard(images_apart(images.samples, config.grouped, config.at_a_time)):
+        batches = _batches(group, config.at_a_time)
         views: Sequence[nn.Module] = snapshots
         if config.grouped or config.binarise != "none":
             views = [_view(snapshot, images, batches, machine) for snapshot in snapshots]
@@ -243,14 +249,24 @@ class Pool:
         chosen: list[np.ndarray] = [np.empty((0, 2), np.int64)] * len(images)
         worth = [0.0] * len(images)
         sheet: list[SheetNotes] = []
+        seen: list[int] = []
         wanted = count * CAP if pooled else count
         choose = partial(self._choose, known, wanted, key, files[-1].parent)
         found = pool_maps(images, ensemble, config, machine, key)
         work = in_background(choose, found, config.batch_size)
-        for (index, maps), choice in tqdm(work, f"asking, {key}", len(images), unit="image"):
+        about = -(-len(images) // world())
+        bar = tqdm(work, f"asking, {key}", about, unit="image", disable=not is_main())
+        for (index, maps), choice in bar:
             chosen[index], worth[index] = choice.pixels, choice.worth
+            seen.append(index)
             if index in shown:
-                sheet.append(SheetNotes(index, known[index], maps, choice))
+                sheet.append(SheetNotes(index, known[index], maps.kept(), choice))
+        for theirs in gather_objects([(index, chosen[index], worth[index]) for index in seen]):
+            for index, pixels, value in theirs:
+                chosen[index], worth[index] = pixels, value
+        sheet = [notes for theirs in gather_objects(sheet) for notes in theirs]
+        if not is_main():
+            return
         self._save_sheet(round_index, sorted(sheet, key=lambda notes: notes.index))
         self._finish("points", round_index, spend(chosen, worth, count) if pooled else chosen)
 
@@ -346,17 +362,19 @@ def ask_round(config: Config, arm: str, round_index: int) -> Path:
     Raises:
         UserError: the rounds before are not there, or a file is damaged; names the file.
     """
+    if config.deterministic:
+        make_deterministic()
     pool = Pool(config)
     path = pool.run.points(arm, round_index)
-    if round_index == 0:
-        pool.ask_validation()
-    if path.exists():
-        return path
-    if round_index == 0:
-        pool.ask_first()
-    elif arm == "random":
-        pool.ask_random(round_index)
-    else:
-        machine = choose_machine(config.device, config.precision)
-        pool.ask_uncertain(round_index, machine)
+    if arm == "points" and round_index > 0:
+        if not path.exists():
+            machine = choose_machine(config.device, config.precision)
+            what = f"asking about {config.at_a_time} images of {config.size} pixels at a time"
+            with memory_advice(what, ["--device cpu", f"--cache_mb {config.cache_mb // 2}"]):
+                pool.ask_uncertain(round_index, machine)
+    elif is_main():  # nothing is computed that others could share
+        if round_index == 0:
+            pool.ask_validation()
+        if not path.exists():
+            pool.ask_first() if round_index == 0 else pool.ask_random(round_index)
     return path

@@ -19,6 +19,7 @@ from models.saliency_net import SaliencyNet
 from models.stored import load_model
 from utils.background import in_background
 from utils.device import Machine
+from utils.distributed import all_reduce_sum, shard
 from utils.errors import UserError
 from utils.run_folder import list_snapshots
 
@@ -68,7 +69,7 @@ class Teacher:
     Args:
         images: the training images.
         labels: their points.
-        groups: places of the images that are looked at together.
+        pieces: places of the images in pieces of work, see `datasets.groups.images_apart`.
         batch_size: images looked at at a time.
         own: folder of this training's snapshots.
         earlier: folder of those of the round before, None in the first.
@@ -84,13 +85,13 @@ class Teacher:
         self,
         images: ResizedImages,
         labels: Labels,
-        groups: Sequence[Sequence[int]],
+        pieces: Sequence[Sequence[int]],
         batch_size: int,
         own: Path,
         earlier: Path | None,
         how: Taught,
     ) -> None:
-        self.images, self.labels, self.groups = images, labels, groups
+        self.images, self.labels, self.pieces = images, labels, pieces
         self.batch_size, self.how = batch_size, how
         self.own, self.earlier = own, earlier
         self.size = min(images.size, CUT_SIZE)
@@ -100,6 +101,8 @@ class Teacher:
 
     def look(self, epoch: int, machine: Machine) -> None:
         """Make the pseudo labels anew if there are snapshots that they do not know.
+
+        Several processes share the work, and all have all the maps in the end.
 
         Args:
             epoch: whole epochs of this training; a later snapshot was left by an interrupted one.
@@ -119,8 +122,10 @@ class Teacher:
             return
         self.seen = newest
         models = [load_model(path, machine)[0] for path in newest]
+        self.maps.zero_()
         for _ in in_background(self._keep, self._agreed(models, machine), self.batch_size):
             pass
+        self.maps.copy_(all_reduce_sum(self.maps))
 
     def _agreed(
         self, models: Sequence[SaliencyNet], machine: Machine
@@ -128,7 +133,7 @@ class Teacher:
         """Yield each image's place, its map (S, S) as the answers have it, and its labels."""
         how = {"mirrored": True, "soft": True, "scale": self.how.scale}
         how["with_features"] = self.how.agree
-        found = mean_maps(models, self.images, self.groups, self.batch_size, machine, **how)
+        found = mean_maps(models, self.images, shard(self.pieces), self.batch_size, machine, **how)
         for indices, maps, features in found:
             labels = [self.labels.at(index, np.eye(3)) for index in indices]
             if features is not None:

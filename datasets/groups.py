@@ -48,6 +48,17 @@ def images_together(samples: Sequence[Sample], grouped: bool) -> list[list[int]]
     return [[int(index) for index in group] for group in members]
 
 
+def images_apart(samples: Sequence[Sample], grouped: bool, at_a_time: int) -> list[list[int]]:
+    """Return the places of the images in pieces of work that know nothing of each other.
+
+    With groups a piece is a group; without, it is the images that are looked at at a time.
+    """
+    whole = images_together(samples, grouped)
+    if grouped:
+        return whole
+    return [group[at : at + at_a_time] for group in whole for at in range(0, len(group), at_a_time)]
+
+
 class GroupSampler(Sampler):
     """Batches of (epoch, index) keys, fixed by seed and epoch: one group's images, then another's.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice, pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +25,8 @@ from datasets.cache import ResizedImages, ResizedMasks
 from datasets.groups import Groups, GroupSampler
 from datasets.points import count_labels
 from datasets.superpixels import UNLABELLED
+from utils import stopping
+from utils.distributed import rows
 from utils.seeding import generator_for
 
 
@@ -107,6 +109,9 @@ class Batch(NamedTuple):
         indices: int64 (B,), the images' places in the set.
         classes: int64 (B,), class ids (`datasets.groups.Groups`); 0 in training without groups.
         pseudo: bool (B, size, size), foreground of the pseudo labels; None where the set has none.
+        place: which images of the step's batch these are, where other processes have the others;
+            None: they are all.
+        all_classes: (B',), classes of all images of the step's batch; None: as above.
     """
 
     images: torch.Tensor
@@ -114,11 +119,26 @@ class Batch(NamedTuple):
     indices: torch.Tensor
     classes: torch.Tensor
     pseudo: torch.Tensor | None = None
+    place: range | None = None
+    all_classes: torch.Tensor | None = None
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """Images of each group in turn, e.g. (8, 6); without groups (B,)."""
-        return tuple(len(list(run)) for _, run in groupby(self.classes.tolist()))
+        """Images of each group of the step's batch in turn, e.g. (8, 6); without groups (B,)."""
+        classes = self.classes if self.all_classes is None else self.all_classes
+        return tuple(len(list(run)) for _, run in groupby(classes.tolist()))
+
+    def parts(self, count: int) -> list[Batch]:
+        """Cut the batch into at most ``count`` parts of nearly one size."""
+        size = len(self.images)
+        if count == 1:
+            return [self]
+        ends = [size * part // count for part in range(count + 1)]
+        return [self._cut(slice(*pair)) for pair in pairwise(ends) if pair[0] < pair[1]]
+
+    def _cut(self, piece: slice) -> Batch:
+        tensors = (self.images, self.labels, self.indices, self.classes, self.pseudo)
+        return Batch(*(None if whole is None else whole[piece] for whole in tensors))
 
 
 class Item(NamedTuple):
@@ -194,6 +214,40 @@ class EpochSampler(Sampler):
             yield [(self.epoch, int(index)) for index in chosen]
 
 
+class SharedSampler(Sampler):
+    """The batches of an epoch from one of them on, and of each the images of this process.
+
+    Attributes:
+        plan: the sampler of whole batches.
+        start: how many batches of the epoch are left out, being done.
+    """
+
+    def __init__(self, plan: EpochSampler | GroupSampler) -> None:
+        self.plan = plan
+        self.start = 0
+
+    @property
+    def epoch(self) -> int:
+        """Whose batches these are; set before each epoch."""
+        return self.plan.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self.plan.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def to_come(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the whole batches, those of all processes."""
+        return islice(self.plan, self.start, None)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for keys in self.to_come():
+            place = rows(len(keys))
+            yield keys[place.start : place.stop]
+
+
 def make_loader(
     dataset: TrainingSet,
     batch_size: int,
@@ -201,7 +255,7 @@ def make_loader(
     workers: int,
     pin_memory: bool,
     groups: Groups | None = None,
-) -> tuple[DataLoader, EpochSampler | GroupSampler]:
+) -> tuple[DataLoader, SharedSampler]:
     """Return the loader of `Batch` and its sampler, whose ``epoch`` is set before each epoch.
 
     With the groups of the data set's images, each batch holds images of two groups.
@@ -209,13 +263,14 @@ def make_loader(
     Raises:
         UserError: the groups cannot be trained on, see `datasets.groups.GroupSampler`.
     """
-    sampler: EpochSampler | GroupSampler
+    plan: EpochSampler | GroupSampler
     if groups is None:
-        sampler = EpochSampler(len(dataset), batch_size, seed)
+        plan = EpochSampler(len(dataset), batch_size, seed)
         classes = torch.zeros(len(dataset), dtype=torch.int64)
     else:
-        sampler = GroupSampler(groups, batch_size, seed)
+        plan = GroupSampler(groups, batch_size, seed)
         classes = torch.from_numpy(groups.classes)
+    sampler = SharedSampler(plan)
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -223,6 +278,7 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         collate_fn=partial(_collate, classes),
+        worker_init_fn=stopping.ignore,
         # Its own: else how often it draws from the global one would depend on the workers.
         generator=torch.Generator().manual_seed(seed),
     )

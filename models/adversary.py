@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from models.discriminator import Discriminator
+from utils.distributed import all_reduce_sum, sum_gradients, world
 
 
 class Adversary:
@@ -32,13 +33,16 @@ class Adversary:
         return self.network(_where_labelled(logits.float().sigmoid(), labels))
 
     def learn(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Take one step; return the loss."""
+        """Take one step; return the loss, of several processes each its share."""
         self.network.requires_grad_(True)
         true = labels[:, 1:] / labels.sum(1, keepdim=True).clamp(min=1e-9)
         made = _where_labelled(logits.detach().float().sigmoid(), labels)
         loss = self.loss(self.network(_where_labelled(true, labels)), self.network(made))
+        if world() > 1:  # the share of the mean over the images of all processes
+            loss = loss * len(labels) / all_reduce_sum(loss.new_tensor(float(len(labels))))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        sum_gradients(self.network)
         self.optimizer.step()
         return loss.detach()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from models.classification import MASK_OPERATIONS, ClassHead, MaskedImage
 from models.decoder import Decoder
 from models.group_affinity import RELATIONS, ContrastHead, GroupConsensus
 from models.refiner import Refiner
+from utils.distributed import gather_rows
 from utils.errors import UserError
 from utils.registry import look_up
 
@@ -156,7 +158,11 @@ class SaliencyNet(nn.Module):
             self.refiner = Refiner(4 if parts.refiner == "image" else 1, width, k)
 
     def forward(
-        self, image: Tensor, groups: Sequence[int] | None = None, consensus: Tensor | None = None
+        self,
+        image: Tensor,
+        groups: Sequence[int] | None = None,
+        consensus: Tensor | None = None,
+        place: range | None = None,
     ) -> Prediction:
         """Predict saliency for RGB images (B, 3, H, W), float in [0, 1], H and W at least 32.
 
@@ -166,6 +172,8 @@ class SaliencyNet(nn.Module):
                 mean nothing.
             consensus: (1, C) of the whole group that the batch is a part of, see `group_consensus`;
                 None: that of the batch itself.
+            place: which images of the batch these are; other processes hold the others, and
+                ``groups`` are those of the whole batch. None: they are all.
 
         Raises:
             UserError: the image is too small, or a training batch is one image of at most
@@ -178,7 +186,9 @@ class SaliencyNet(nn.Module):
         top, extras = maps[-1], {}
         if self.parts.relation != "none":
             if consensus is None:
-                consensus = self.consensus.consensus(top, groups)
+                batch = top if place is None else gather_rows(top, place, sum(groups))
+                consensus = self.consensus.consensus(batch, groups)
+            groups = groups if place is None else _inside(groups, place)
             maps[-1] = self.consensus(top, groups, consensus)
             if self.training and self.parts.contrast:
                 crossed = self.consensus.cross(top, groups, consensus)
@@ -276,6 +286,12 @@ class SaliencyNet(nn.Module):
                     kind = "weights" if multiplies and name == "weight" else "scales"
                     groups[f"{part}/{kind}"]["params"].append(parameter)
         return [group for group in groups.values() if group["params"]]
+
+
+def _inside(groups: Sequence[int], place: range) -> list[int]:
+    """Return how many images of each group, in order, are among those at ``place``."""
+    ends = list(accumulate(groups, initial=0))
+    return [max(0, min(end, place.stop) - max(start, place.start)) for start, end in pairwise(ends)]
 
 
 def _both(read: Tensor | Binarised) -> tuple[Tensor, Tensor | None]:

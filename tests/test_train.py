@@ -286,7 +286,9 @@ def test_a_loss_that_is_not_finite_stops_with_advice(
         return torch.full((), float("nan"), requires_grad=True), {}
 
     monkeypatch.setattr(objective, "total_loss", diverge)
-    with pytest.raises(UserError, match="loss is nan in epoch 1"):
+    with pytest.raises(
+        UserError, match=r"loss is nan.* in epoch 1, batch 1 \(tr_.*last good .*: none yet"
+    ):
         train.main(flag(tiny, "arm", "dense"))
 
 

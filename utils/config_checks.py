@@ -32,6 +32,7 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
     demand(bool(plain), "trial", "a plain folder name")
     at_least = {"epochs": 1, "batch_size": 2, "width": 1, "snapshots": 1, "rounds": 1, "size": 32}
     at_least |= {"points_per_image": 1, "superpixels": 1, "candidates_max": 1, "workers": -1}
+    at_least |= {"accumulate": 1}
     at_least |= {"attack_steps": 1, "attack_patches": 1, "cache_mb": 0, "seed": 0}
     for name, least in at_least.items():
         demand(getattr(config, name) >= least, name, f"at least {least}")
@@ -73,10 +74,12 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
         "spend": ("image", "pool"),
         "optimizer": ("adamw", "sgd"),
         "precision": ("auto", "fp32", "bf16", "fp16"),
+        "on_nan": ("stop", "skip"),
     }.items():
         value = getattr(config, name)
         demand(value in known, name, f"one of {', '.join(known)}{closest(value, known)}")
     _check_schedule(config, demand)
+    _check_accumulation(config)
     if config.ensemble == "deep":
         rule = "at least 2 with --ensemble deep: one network is no ensemble"
         demand(config.snapshots > 1, "snapshots", rule)
@@ -122,6 +125,19 @@ def _check_parts(config: Config, defaults: Mapping[str, Any]) -> None:
                 f"--{name} {value} has no meaning without {other}: give --{other}, too, or turn it "
                 f"off by --{name} {off}"
             )
+
+
+def _check_accumulation(config: Config) -> None:
+    if config.accumulate > 1 and config.grouped:
+        raise UserError(
+            f"--accumulate {config.accumulate}: a batch of groups is learnt from as a whole, since "
+            "its images are related: give a smaller --batch_size"
+        )
+    if config.batch_size < 2 * config.accumulate:
+        raise UserError(
+            f"--accumulate {config.accumulate}: at most half of batch_size ({config.batch_size}): "
+            "batch norm needs two images in each part"
+        )
 
 
 def _check_schedule(config: Config, demand: Callable[[bool, str, str], None]) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from utils import distributed
 from utils.cores import core_count
 from utils.errors import UserError
+
+LEAST_IMAGES = 2
+"""Images of a batch that a process, and a part of it, must have: batch norm needs two."""
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -58,6 +64,8 @@ def choose_machine(device: str, precision: str) -> Machine:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (chosen.index or 0) >= count:
             raise UserError(f"--device {device}: {count} CUDA devices are there; use auto or cpu")
+    if distributed.world() > 1:
+        chosen = _own_device(chosen)
     if precision == "auto":
         precision = "fp32"
         if chosen.type == "cuda":
@@ -65,21 +73,73 @@ def choose_machine(device: str, precision: str) -> Machine:
     return Machine(chosen, _DTYPES[precision])
 
 
+def _own_device(chosen: torch.device) -> torch.device:
+    """Return the device of this process among several."""
+    if chosen.type == "cpu":
+        return chosen
+    if chosen.index is not None:
+        raise UserError(f"--device {chosen}: several processes need a GPU each: use cuda or auto")
+    if distributed.local_rank() >= torch.cuda.device_count():
+        raise UserError(
+            f"process {distributed.local_rank() + 1} of {distributed.world()} has no GPU of its "
+            f"own, {torch.cuda.device_count()} are there: give torchrun a lower --nproc_per_node"
+        )
+    return torch.device("cuda", distributed.local_rank())
+
+
+def process_count(device: str, at_a_time: int) -> int:
+    """Return how many processes a stage is best run by: one a GPU, else one.
+
+    Args:
+        device: the config's ``device``.
+        at_a_time: images that a step looks at at a time; each process needs two of them.
+    """
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return 1
+    return max(1, min(torch.cuda.device_count(), at_a_time // LEAST_IMAGES))
+
+
+def make_deterministic() -> None:
+    """Let PyTorch use repeatable algorithms alone; before anything is computed on CUDA."""
+    # Read when cuBLAS starts, and asked for by the next line where it does.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+@contextlib.contextmanager
+def memory_advice(what: str, ways: Sequence[str]) -> Iterator[None]:
+    """Turn a lack of memory in the block, of a GPU or of the machine, into a `UserError`.
+
+    Args:
+        what: what was being done.
+        ways: what may be changed, the best first.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        where = _lacks_memory(error)
+        if where is None:
+            raise
+        raise UserError(f"out of memory {where}, {what}: give {', or '.join(ways)}") from error
+
+
+def _lacks_memory(error: BaseException) -> str | None:
+    """Say where memory was lacking; None: it was something else."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "on the GPU"
+    lacks = "DefaultCPUAllocator" in str(error) or isinstance(error, MemoryError)
+    return "of the machine" if lacks else None
+
+
 def worker_count(workers: int, machine: Machine) -> int:
-    """Return the number of loader processes; -1 chooses.
+    """Return the number of loader processes; -1 chooses, for each process as many.
 
     On a CPU the network uses every core, and decoded images are kept in memory, so a process
     more would only be in the way.
     """
     if workers >= 0:
         return workers
-    return min(8, core_count()) if machine.device.type == "cuda" else 0
-
-
-def process_count(device: str) -> int:
-    """Return how many processes a stage is to have: one a visible CUDA device, or one.
-
-    Args:
-        device: the config's; a single device (``cuda:1``) or ``cpu`` is one process.
-    """
-    return max(1, torch.cuda.device_count()) if device in ("auto", "cuda") else 1
+    own = max(1, core_count() // distributed.world())
+    return min(8, own) if machine.device.type == "cuda" else 0

@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+from utils.stopping import EXIT_STOPPED, Stopped
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -61,6 +63,9 @@ def run_script(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except Stopped:
+        print("stopped by a signal: run the same command again to go on", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
     except (UserError, OSError) as error:
         told = error if isinstance(error, UserError) else disk_error(error)
         if told is None or os.environ.get("GCO_DEBUG") == "1":

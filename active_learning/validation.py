@@ -1,0 +1,58 @@
+"""The error on the held-out images, by which a training's best checkpoint is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from config import Config
+from datasets.cache import ResizedImages, ResizedMasks, native_sizes
+from datasets.groups import images_apart
+from datasets.index import Sample
+from datasets.points import read_answers
+from datasets.training import Labels, MaskLabels, PointLabels
+from models import SaliencyNet
+from models.mean_maps import mean_maps
+from utils.device import Machine
+from utils.distributed import all_reduce_sum, shard
+from utils.run_folder import RunFolder
+
+
+class Validation:
+    """The held-out images, known by points or by masks: the mean absolute error of their maps.
+
+    Random points are a fair sample of the pixels, so the error at them estimates the error on
+    the masks without bias. In a training with groups each group is looked at by itself. Several
+    processes share the work, and find the same number as one would.
+    """
+
+    def __init__(self, config: Config, run: RunFolder, arm: str, samples: Sequence[Sample]) -> None:
+        self.images = ResizedImages(samples, config.size, config.cache_mb, "validation")
+        self.batch_size = config.at_a_time
+        self.pieces = images_apart(samples, config.grouped, self.batch_size)
+        if arm == "dense":
+            masks = ResizedMasks(samples, config.size, config.cache_mb, "validation")
+            labels: Labels = MaskLabels(masks)
+        else:
+            of_image = read_answers([run.validation_points], samples)
+            labels = PointLabels(of_image, native_sizes(samples), config.size)
+        self.labels = [torch.from_numpy(labels.at(i, np.eye(3))) for i in range(len(samples))]
+
+    @torch.no_grad()
+    def error(self, model: SaliencyNet, machine: Machine) -> float:
+        """Return the mean absolute error over all labelled pixels, in [0, 1]."""
+        model.eval()
+        # Of each batch, in the place of its first image, so that the order of sums is fixed.
+        sums = torch.zeros(len(self.images), 2, dtype=torch.float64)
+        maps = mean_maps([model], self.images, shard(self.pieces), self.batch_size, machine)
+        for indices, prob, _ in maps:
+            labels = torch.stack([self.labels[index] for index in indices]).to(machine.device)
+            background, foreground = labels.float().unbind(1)
+            wrong = float((background * prob + foreground * (1 - prob)).double().sum())
+            sums[indices[0]] = torch.tensor([wrong, float(labels.double().sum())])
+        wrong = count = 0.0
+        for of_batch, labelled in all_reduce_sum(sums).tolist():
+            wrong, count = wrong + of_batch, count + labelled
+        return wrong / max(count, 1.0)

@@ -1,0 +1,103 @@
+"""Two processes do what one does: steps, pseudo labels, the choice of points, maps."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import active_learning.__main__ as asking
+import train
+from tests import shared_work
+from utils.tables import read_rows
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = str(ROOT / "tests" / "shared_work.py")
+
+
+def start(count: int, out: Path, task: str, flags: list[str] = ()) -> list[subprocess.Popen]:
+    """Start the processes of one piece of work, with the environment that torchrun makes."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    env = {**os.environ, "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [sys.executable, WORK, str(out), task, *flags],
+            env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in range(count)
+    ]
+
+
+def finish(processes: list[subprocess.Popen]) -> None:
+    for process in processes:
+        told = process.communicate(timeout=200)[1]
+        assert process.returncode == 0, told[-3000:]
+
+
+def test_two_processes_do_the_work_of_one(
+    tiny: list[str], sample_root: Path, tmp_path: Path
+) -> None:
+    asking.main(tiny)
+    train.main(tiny)
+    runs = tmp_path / "runs"
+    shutil.copytree(runs, tmp_path / "shared")
+    out, flags = tmp_path / "shared.json", [*tiny, "--runs", str(tmp_path / "shared")]
+    processes = start(2, out, "all_of_it", flags)
+    one = shared_work.all_of_it(tiny)
+    finish(processes)
+    two = json.loads(out.read_text())
+    assert one.keys() == two.keys()
+    assert one["stages"] == two["stages"]
+    for case in shared_work.CASES:
+        assert_same_steps(one[case], two[case])
+    assert {"triplet", "others/iou", "discriminator", "contrast"} <= set(one["grouped"]["names"])
+    assert "pseudo/ssim" in one["points"]["names"]
+    assert_same_files(runs / "tiny", tmp_path / "shared" / "tiny")
+
+
+def assert_same_steps(one: dict, two: dict) -> None:
+    """Losses, the gradient of each parameter and the batch statistics are the same."""
+    assert one["names"] == two["names"]
+    assert one["steps"]
+    for first, second in zip(one["steps"], two["steps"], strict=True):
+        for kind, values in first.items():
+            assert np.isfinite(values).all()
+            np.testing.assert_allclose(second[kind], values, rtol=1e-5, atol=1e-8)
+
+
+def assert_same_files(one: Path, two: Path) -> None:
+    """Two processes choose the same points, draw the same sheet and make the same maps."""
+    names = ["round_01/points.csv", "oracle/ledger.csv"]
+    maps = sorted(path.relative_to(one) for path in (one / "preds").rglob("*.png"))
+    assert len(maps) == 6 + 2
+    for name in [*names, *maps]:
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    sheets = [np.load(run / "round_01/sheet.npz") for run in (one, two)]
+    assert sheets[0].files == sheets[1].files
+    assert all(np.array_equal(sheets[0][name], sheets[1][name]) for name in sheets[0].files)
+    for run in (one, two):
+        assert (run / "round_01/trained.json").exists()
+        assert len(read_rows(run / "round_01/log.csv", ("val_MAE",))) == 2
+        assert len(list((run / "round_01/snapshots").iterdir())) == 2
+        assert len(list((run / "round_01/tensorboard").iterdir())) == 1
+
+
+def test_one_that_fails_takes_the_others_with_it(tmp_path: Path) -> None:
+    processes = start(2, tmp_path / "none.json", "failing")
+    told = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert told[1] == "error: the last process has failed: mend it\n"
+    assert told[0] == ""
