@@ -87,16 +87,17 @@ def _own_device(chosen: torch.device) -> torch.device:
     return torch.device("cuda", distributed.local_rank())
 
 
-def process_count(device: str, at_a_time: int) -> int:
-    """Return how many processes a stage is best run by: one a GPU, else one.
+def process_count(device: str, at_a_time: int | None = None) -> int:
+    """Return how many processes a stage is to have: one a visible CUDA device, or one.
 
     Args:
-        device: the config's ``device``.
-        at_a_time: images that a step looks at at a time; each process needs two of them.
+        device: the config's; a single device (``cuda:1``) or ``cpu`` is one process.
+        at_a_time: images that all processes look at at a time; each needs two. None: enough.
     """
-    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+    if device not in ("auto", "cuda"):
         return 1
-    return max(1, min(torch.cuda.device_count(), at_a_time // LEAST_IMAGES))
+    count = torch.cuda.device_count()
+    return max(1, count if at_a_time is None else min(count, at_a_time // LEAST_IMAGES))
 
 
 def make_deterministic() -> None:
