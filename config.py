@@ -161,7 +161,9 @@ class Config:
     precision: str = knob("auto", "auto (mixed on CUDA), fp32, bf16 or fp16")
     workers: int = knob(-1, "processes that prepare batches and score maps; -1: chosen")
     deterministic: bool = knob(False, "the same result from each run on a GPU, too (slower)")
-    cache_mb: int = knob(4096, "memory for decoded images, MiB; larger sets are read each time")
+    cache_mb: int = knob(
+        4096, "memory for decoded images, MiB a process; larger sets are read each time"
+    )
 
     @property
     def run_folder(self) -> Path:
