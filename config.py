@@ -23,6 +23,8 @@ from utils.cli import Parser, parse_weights
 from utils.config_checks import check_values
 from utils.errors import UserError, closest, run_script
 from utils.files import read_json, write_json
+from utils.locks import in_use
+from utils.run_folder import LOCKS, RunFolder
 
 if TYPE_CHECKING:
     from datasets.index import Sample
@@ -462,8 +464,10 @@ def _check_begins(flags: dict[str, Any], path: Path) -> None:
 
 
 def _has_begun(run_folder: Path) -> bool:
-    """Whether a stage has left anything in the trial's folder."""
-    return any(entry.is_dir() for entry in run_folder.iterdir())
+    """Whether a stage is at work on the trial, or has left anything in its folder."""
+    run = RunFolder(run_folder)
+    busy = any(in_use(run.lock(what)) for what in LOCKS)
+    return busy or any(entry.is_dir() for entry in run_folder.iterdir())
 
 
 def parse(

@@ -37,6 +37,7 @@ from utils.device import Machine, choose_machine, make_deterministic, memory_adv
 from utils.distributed import any_of, barrier, gather_objects, is_main, shard
 from utils.errors import UserError
 from utils.files import read_json, write_json
+from utils.locks import held
 from utils.run_folder import VALIDATION, RunFolder, map_of
 from utils.stages import run_stage
 
@@ -274,7 +275,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config, args = settings.parse(argv, __doc__, extend, lambda args: args.input is not None)
     if args.input is None and args.output is None:
-        test_trial(config, args.checkpoint or finished_checkpoints(config), Segmenter)
+        checkpoints = args.checkpoint or finished_checkpoints(config)
+        run = RunFolder(config.run_folder)
+        with held(run.lock("maps"), f"{run.root}, making maps,"):
+            test_trial(config, checkpoints, Segmenter)
         return 0
     if not (args.input and args.output and len(args.checkpoint) == 1):
         raise UserError("--input, --output and one --checkpoint belong together")

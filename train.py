@@ -53,6 +53,7 @@ from utils.device import (
 from utils.epoch_sums import EpochSums
 from utils.errors import UserError
 from utils.files import write_json
+from utils.locks import held
 from utils.logs import TrainingLog
 from utils.run_folder import ARMS, RunFolder, snapshot_name
 from utils.schedule import cyclic_cosine, snapshot_epochs
@@ -543,11 +544,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if done.exists():
         print(f"{done.parent}: trained already")
         return 0
-    if distributed.is_main():
-        require_checked(run.root, config.data_root, config.trainset, masks=args.arm == "dense")
-        settings.save(config)
-    distributed.barrier()
-    summary = train_members(config, args.arm, args.round)
+    lock = held(run.arm_lock(args.arm, args.round), f"{run.root}, arm {args.arm},")
+    with distributed.main_alone(lock):
+        if distributed.is_main():
+            masks = args.arm == "dense"
+            require_checked(run.root, config.data_root, config.trainset, masks=masks)
+            settings.save(config)
+        distributed.barrier()
+        summary = train_members(config, args.arm, args.round)
     print(f"{done.parent}: trained, best validation error {summary['best_val_MAE']:.4f}")
     return 0
 

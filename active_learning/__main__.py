@@ -13,8 +13,10 @@ from typing import Any
 import config as settings
 from active_learning.query import ask_round
 from datasets.checked import require_checked
-from utils.distributed import barrier, is_main
+from utils.distributed import barrier, is_main, main_alone
 from utils.errors import UserError
+from utils.locks import held
+from utils.run_folder import RunFolder
 from utils.stages import run_stage
 
 
@@ -31,13 +33,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings.check_names(config)
     if not 0 <= args.round < config.rounds:
         raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
-    if args.round == 0 and is_main():
-        # The masks too: the oracle that stands in for a person answers from them.
-        require_checked(config.run_folder, config.data_root, config.trainset, masks=True)
-    if is_main():
-        settings.save(config)
-    barrier()
-    print(f"{ask_round(config, args.arm, args.round)}: answered")
+    run = RunFolder(config.run_folder)
+    # All arms' answers go into one ledger, which is read at the start and written at the end.
+    with (
+        main_alone(held(run.lock("asking"), f"{run.root}, asking,")),
+        main_alone(held(run.arm_lock(args.arm, args.round), f"{run.root}, arm {args.arm},")),
+    ):
+        if args.round == 0 and is_main():
+            # The masks too: the oracle that stands in for a person answers from them.
+            require_checked(run.root, config.data_root, config.trainset, masks=True)
+        if is_main():
+            settings.save(config)
+        barrier()
+        answered = ask_round(config, args.arm, args.round)
+    print(f"{answered}: answered")
     return 0
 
 

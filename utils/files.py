@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The parent folder is made. The content is flushed to the disk before the rename, so a crash
     leaves the old file or the new one, never a part. When the block fails, nothing is left behind.
-    The block must make the file anew; two processes must not write the same one at a time.
+    The block must make the file anew. Of processes that write the same file at a time, one waits
+    for the other.
 
     Raises:
         UserError: the disk is full, read-only, or may not be written.
@@ -28,18 +30,39 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        handle = _make_alone(temporary)
+        try:
+            yield temporary
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        finally:
+            os.close(handle)
     except OSError as error:
         told = disk_error(error)
         if told is None:
             raise
         raise UserError(f"cannot write {path}: {str(told).split(': ', 1)[-1]}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+
+
+def _make_alone(temporary: Path) -> int:
+    """Make a temporary file; return a descriptor that holds it against others that make it too."""
+    if temporary.is_symlink():  # left by a killed process; the file it points at is none of ours
+        temporary.unlink()
+    while True:
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            return handle
+        # Whoever held it may have renamed it since: the name stands for another file, or none.
+        if temporary.exists() and os.path.samestat(os.fstat(handle), temporary.stat()):
+            return handle
+        os.close(handle)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -14,6 +14,11 @@ VALIDATION = "validation"
 """Name of the held-out split among the sets in ``preds/`` and ``scores.csv``."""
 
 
+LOCKS = (*ARMS, "asking", "maps")
+"""Locks of a trial: one arm is asked or trained by one process at a time, and arms side by side;
+questions of all arms go into one ledger, and maps of all checkpoints are made by one process."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths below ``runs/<trial>/``; nothing is read or made here."""
@@ -70,6 +75,14 @@ class RunFolder:
             )
         parts = path.relative_to(root).with_suffix("").parts
         return "-".join(part for part in parts if part != "checkpoints")
+
+    def lock(self, what: str) -> Path:
+        """Return the lock of a kind of work, one of `LOCKS`."""
+        return self.root / f"{what}.lock"
+
+    def arm_lock(self, arm: str, round_index: int) -> Path:
+        """Return the lock of an arm's rounds; round 0 of the random arm is the points arm's."""
+        return self.lock("points" if arm == "random" and round_index == 0 else arm)
 
     @property
     def config(self) -> Path:

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import subprocess
+import time
 
 import pytest
 
@@ -193,3 +194,29 @@ def test_json_whole_at_every_length(tmp_path):
         (tmp_path / "a.json").write_text(whole[:length])
         with pytest.raises(UserError, match="JSON"):
             read_json(tmp_path / "a.json")
+
+
+def test_processes_that_write_one_file_wait_for_each_other(tmp_path):
+    path = tmp_path / "a.txt"
+    begun = os.pipe()
+    if (child := os.fork()) == 0:
+        with atomic_path(path) as temporary:
+            os.write(begun[1], b"x")
+            for _ in range(20):
+                with open(temporary, "a") as file:
+                    file.write("theirs ")
+                time.sleep(0.01)
+        os._exit(0)
+    os.read(begun[0], 1)
+    write_text(path, "ours")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert path.read_text() == "ours"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_link_that_a_killed_process_left_is_not_written_through(tmp_path):
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("x")
+    temporary.symlink_to("kept.txt")
+    write_text(tmp_path / "a.txt", "new")
+    assert names(tmp_path) == ["a.txt"]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from utils.errors import UserError
-from utils.locks import locked
+from utils.locks import held, in_use, locked
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
@@ -73,3 +79,100 @@ def test_a_child_process_holds_the_lock_it_was_handed(tmp_path: Path) -> None:
         child.communicate(b"\n")
         assert second.stdout.readline() == "held\n"
         second.communicate("\n")
+
+
+def fork(work: Callable[[], None]) -> int:
+    """Run something in a forked process; return its id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return child
+
+
+def test_a_lock_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "a.lock"
+    assert not in_use(path)
+    assert not path.exists()
+    told, tell = os.pipe()
+
+    def other() -> None:
+        with held(path, "the trial"):
+            os.write(tell, b"x")
+            signal.pause()
+
+    child = fork(other)
+    os.read(told, 1)
+    assert in_use(path)
+    named = rf"^the trial is in use by process {child} on {socket.gethostname()} since 20\d\d-"
+    with pytest.raises(UserError, match=named), held(path, "the trial"):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert not in_use(path)
+    with held(path, "the trial"):
+        assert str(os.getpid()) in path.read_text()
+        assert in_use(path)
+    assert not in_use(path)
+
+
+def test_a_killed_holder_leaves_no_lock_to_the_processes_it_forked(tmp_path: Path) -> None:
+    path, (told, tell) = tmp_path / "a.lock", os.pipe()
+
+    def holder() -> None:
+        with held(path, "the trial"):
+            worker = fork(signal.pause)  # as a loader's process, which outlives its parent a while
+            os.write(tell, worker.to_bytes(4, "little"))
+            signal.pause()
+
+    child = fork(holder)
+    worker = int.from_bytes(os.read(told, 4), "little")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    try:
+        os.kill(worker, 0)  # it is there
+        with held(path, "the trial"):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_lock_is_free_after_a_fault_and_its_damaged_file_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    path.write_bytes(b"\xff{" * 5000)
+    with pytest.raises(KeyError), held(path, "the trial"):
+        raise KeyError
+    path.write_text("[1]")
+    with (
+        locked(path, "it works"),
+        pytest.raises(UserError, match="in use by another process:"),
+        held(path, "the trial"),
+    ):
+        pass
+
+
+def test_where_there_are_no_locks_work_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with held(tmp_path / "a.lock", "the trial"):
+        assert not in_use(tmp_path / "a.lock")
+    assert "no locks there (No locks available)" in capsys.readouterr().out
+
+
+def test_the_first_process_of_several_holds_the_lock_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.lock"
+    with held(path, "the trial"):
+        monkeypatch.setenv("RANK", "1")
+        with held(path, "the trial"):
+            pass
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(UserError, match="in use"), held(path, "the trial"):
+            pass
