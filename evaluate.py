@@ -31,7 +31,7 @@ from datasets.worst import read_worst
 from utils import results
 from utils.cores import core_count
 from utils.errors import UserError
-from utils.files import read_json
+from utils.files import read_object
 from utils.locks import locked
 from utils.metrics import CONVENTIONS, METRICS, SHOWN, SetScores, parts_of, point_scores
 from utils.pictures import draw_curve, draw_sheet
@@ -91,7 +91,7 @@ def score_validation(config: Config, place: Place, checkpoint: str) -> dict[str,
 def about(config: Config, place: Place, checkpoint: str) -> dict[str, Any]:
     """Return arm, round and label budget of a checkpoint, as far as they are known."""
     note = place.predictions / checkpoint / "made_from.json"
-    made = read_json(note) if note.exists() and not place.plain else {}
+    made = read_object(note) if note.exists() and not place.plain else {}
     known = {key: made[key] for key in ("arm", "round") if key in made}
     if place.data_root is None or "arm" not in known:
         return known

@@ -36,7 +36,7 @@ from utils.cores import core_count
 from utils.device import Machine, choose_machine, make_deterministic, memory_advice
 from utils.distributed import any_of, barrier, gather_objects, is_main, shard
 from utils.errors import UserError
-from utils.files import read_json, write_json
+from utils.files import read_object, write_json
 from utils.locks import held
 from utils.run_folder import VALIDATION, RunFolder, map_of
 from utils.stages import run_stage
@@ -223,7 +223,7 @@ def _begin(checkpoint: Path, folder: Path, path_in_run: str) -> None:
     """Note which weights make the maps; drop maps that other weights made."""
     note = folder / "made_from.json"
     mark = fingerprint(checkpoint)
-    if note.exists() and read_json(note).get("fingerprint") == mark:
+    if note.exists() and read_object(note).get("fingerprint") == mark:
         return
     shutil.rmtree(folder, ignore_errors=True)
     state = load_checkpoint(checkpoint)
@@ -239,7 +239,9 @@ def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) ->
     pictures = sorted(
         path
         for path in source.rglob("*")
-        if path.suffix.lower() in EXTENSIONS and not path.resolve().is_relative_to(inside)
+        if path.suffix.lower() in EXTENSIONS
+        and not path.resolve().is_relative_to(inside)
+        and (path.is_file() or not path.exists())  # no pipe, which would be read for ever
     )
     if source.resolve().is_relative_to(inside):
         raise UserError(f"--output {target}: holds the pictures: name another folder")
@@ -251,7 +253,7 @@ def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) ->
         if owner.setdefault(made, picture) != picture:
             raise UserError(f"{owner[made]} and {picture} would make one map: rename one")
     note, mark = target / "made_from.json", fingerprint(checkpoint)
-    if is_main() and not (note.exists() and read_json(note).get("fingerprint") == mark):
+    if is_main() and not (note.exists() and read_object(note).get("fingerprint") == mark):
         for _, made in jobs:
             made.unlink(missing_ok=True)
         write_json(note, {"checkpoint": str(checkpoint), "fingerprint": mark})

@@ -32,7 +32,14 @@ from datasets.checked import require_checked
 from datasets.groups import images_apart, list_groups
 from datasets.index import Sample
 from datasets.round_labels import class_weights, read_point_labels
-from datasets.training import Batch, Labels, MaskLabels, TrainingSet, make_loader
+from datasets.training import (
+    Batch,
+    Labels,
+    MaskLabels,
+    TrainingSet,
+    loader_faults,
+    make_loader,
+)
 from losses import Supervision, total_loss
 from losses.groups import adversarial_discriminator
 from losses.objective import Objective
@@ -202,7 +209,25 @@ class Trainer:
         half = self.machine.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.machine.device.type, enabled=half)
         if state is not None:
-            self._restore(state["training"])
+            try:
+                self._restore(state["training"])
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as e:
+                reason = " ".join(str(e).split())[:200]
+                raise UserError(
+                    f"{last}: what it says of the training is damaged ({reason}): delete it to "
+                    "train anew"
+                ) from None
+            self._check_snapshots(last)
+
+    def _check_snapshots(self, last: Path) -> None:
+        """Raise `UserError` where a snapshot of an earlier epoch has gone: it would not teach."""
+        folder = self.run.snapshots(self.arm, self.round, self.member)
+        for epoch in self.snapshot_epochs:
+            if epoch <= self.epoch and not (folder / snapshot_name(epoch)).exists():
+                raise UserError(
+                    f"{folder / snapshot_name(epoch)}: the snapshot has gone: delete {last} to "
+                    "train anew"
+                )
 
     def new_network(self, source: str) -> tuple[SaliencyNet, WeightReport]:
         """Build the network, its backbone with the weights of ``source`` (`models.load_weights`).
@@ -541,12 +566,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
     run = RunFolder(config.run_folder)
     done: Path = run.trained(args.arm, args.round)
-    if done.exists():
+    best = run.checkpoint(args.arm, args.round, "best")
+    if done.exists() and best.exists():
         print(f"{done.parent}: trained already")
         return 0
     lock = held(run.arm_lock(args.arm, args.round), f"{run.root}, arm {args.arm},")
-    with distributed.main_alone(lock):
+    with distributed.main_alone(lock), loader_faults():
         if distributed.is_main():
+            if done.exists():
+                print(f"{best}: has gone: training anew")
+                best.with_name("last.pth").unlink(missing_ok=True)
+                done.unlink()
             masks = args.arm == "dense"
             require_checked(run.root, config.data_root, config.trainset, masks=masks)
             settings.save(config)

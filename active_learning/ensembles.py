@@ -27,10 +27,10 @@ def ensemble_files(run: RunFolder, round_index: int, kind: str, count: int) -> l
         kind: ``snapshots``, those along the round's own training; ``newest``, the last of these
             alone; or ``deep``, the last weights of ``count`` trainings from different seeds, the
             newest of which is the round's own.
-        count: members of a deep ensemble.
+        count: snapshots of a training, or members of a deep ensemble.
 
     Raises:
-        UserError: there are no snapshots, or a member is missing; names it.
+        UserError: there are no snapshots, or some or a member are missing; names it.
     """
     if kind == "deep":
         members = reversed(range(count))
@@ -45,6 +45,11 @@ def ensemble_files(run: RunFolder, round_index: int, kind: str, count: int) -> l
     files = list_snapshots(folder)
     if not files:
         raise UserError(f"{folder}: no snapshots: train round {round_index} first")
+    if len(files) < count:
+        raise UserError(
+            f"{folder}: only {len(files)} of {count} snapshots: delete "
+            f"{run.checkpoint('points', round_index, 'best')} and train round {round_index} again"
+        )
     return files[-1:] if kind == "newest" else files
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets.check import require_usable
 from datasets.index import list_sets
-from utils.files import read_json, write_json
+from utils.files import read_object, write_json
 
 
 def require_checked(run_folder: Path, data_root: str, trainset: str, masks: bool) -> None:
@@ -23,7 +23,7 @@ def require_checked(run_folder: Path, data_root: str, trainset: str, masks: bool
         UserError: see `datasets.check.require_usable`.
     """
     note = run_folder / "data_checked.json"
-    known = read_json(note) if note.exists() else {}
+    known = read_object(note) if note.exists() else {}
     kinds = {"images": False, "masks": True} if masks else {"images": False}
     states = {kind: _state(data_root, trainset, with_masks) for kind, with_masks in kinds.items()}
     if any(known.get(kind) != state for kind, state in states.items()):

@@ -16,7 +16,7 @@ from datasets.index import Sample
 from datasets.points import read_answers
 from datasets.scoring import file_state
 from datasets.superpixels import UNLABELLED, SuperpixelCache, spread
-from utils.files import read_json, write_json
+from utils.files import read_object, write_json
 
 
 def label_budget(
@@ -79,7 +79,7 @@ def stored_budget(
     states = (f"{file} {file_state(file) if file.exists() else '-'}" for file in files)
     text = "\0".join((label_mode, str(regions.count), *states))
     made_of = hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
-    stored = read_json(path) if path.exists() else {}
+    stored = read_object(path) if path.exists() else {}
     if stored.get("made_of") != made_of:
         stored = label_budget(train, answers, regions, label_mode) | {"made_of": made_of}
         write_json(path, stored)

@@ -111,11 +111,14 @@ def _check_depth(values: np.ndarray, full: float, path: Path) -> None:
 def _read_array(path: Path) -> tuple[np.ndarray, float]:
     """Return the values of an ``.npy`` file and the value of white."""
     try:
-        values = np.load(path, allow_pickle=False)
+        # Mapped: a header that speaks of more values than there are would take memory for them.
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such map: make it first") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not readable as an array ({error}): make it again") from None
+    except Exception as error:
+        # A damaged header makes the reader raise nearly anything (tokenize.TokenError, ...).
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path}: not readable as an array ({reason}): make it again") from None
     if not isinstance(values, np.ndarray):
         raise UserError(f"{path}: an archive of arrays (.npz): save one array with numpy.save")
     shape = " x ".join(map(str, values.shape))

@@ -89,21 +89,29 @@ def check_points(points: Iterable[Point], samples: Iterable[Sample], path: Path)
             )
 
 
-def read_answers(paths: Iterable[Path], samples: Sequence[Sample]) -> list[np.ndarray]:
+def read_answers(paths: Sequence[Path], samples: Sequence[Sample]) -> list[np.ndarray]:
     """Read points files and check them against the images.
 
     Returns:
         The points of each sample, int64 (K, 3) of x, y, label, in the order of the files.
 
     Raises:
-        UserError: as for `read_points` and `check_points`.
+        UserError: as for `read_points` and `check_points`; or an image has no answer in any file,
+            though the first round asks about every one.
     """
     points: list[Point] = []
     for path in paths:
         found = read_points(path)
         check_points(found, samples, path)
         points += found
-    return by_image(points, (sample.name for sample in samples))
+    answers = by_image(points, (sample.name for sample in samples))
+    bare = [sample.name for sample, own in zip(samples, answers, strict=True) if not len(own)]
+    if paths and bare:
+        raise UserError(
+            f"{paths[0]}: no answers for {len(bare)} of {len(samples)} images ({bare[0]}, ...): "
+            "if it was cut off, delete it and ask its round again, which costs no answer twice"
+        )
+    return answers
 
 
 def by_image(points: Iterable[Point], names: Iterable[str]) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,15 @@ import numpy as np
 
 from datasets.images import read_image, read_mask
 from datasets.index import Sample
-from datasets.points import by_image, read_points
+from datasets.points import Point, by_image, check_points, read_points
 from datasets.superpixels import spread
+from utils.errors import UserError
 from utils.pictures import SheetRow
+
+SHOWN = ("clean", "attacked", "scores", "candidates", "known")
+PARTS = ("name", "regions", *SHOWN)
+MOST_BYTES = 2**30
+"""Bytes that the numbers of a sheet's images may unpack to."""
 
 
 def read_sheet(samples: Sequence[Sample], numbers: Path, answers: Path) -> list[SheetRow]:
@@ -23,22 +30,45 @@ def read_sheet(samples: Sequence[Sample], numbers: Path, answers: Path) -> list[
         answers: the points that it asked.
 
     Raises:
-        UserError: an image, or a mask that is there, or the points cannot be read.
+        UserError: an image, or a mask that is there, or the points or numbers cannot be read.
     """
     by_name = {sample.name: sample for sample in samples}
     points = read_points(answers)
-    rows = []
+    check_points(points, samples, answers)
+    try:
+        return [_row(stored, by_name, points) for stored in _stored_rows(numbers)]
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        # What a damaged archive holds may be of any shape, and makes NumPy raise nearly anything.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{numbers}: damaged ({reason}): delete it; its round is then shown by no sheet"
+        ) from None
+
+
+def _stored_rows(numbers: Path) -> list[dict[str, np.ndarray]]:
+    """Return the arrays of each image in a file of numbers."""
+    with zipfile.ZipFile(numbers) as archive:
+        if sum(part.file_size for part in archive.infolist()) > MOST_BYTES:
+            raise ValueError(f"more than {MOST_BYTES} bytes")
     with np.load(numbers, allow_pickle=False) as stored:
-        for row in range(sum(1 for key in stored.files if key.startswith("name_"))):
-            shown = {
-                name: stored[f"{name}_{row}"]
-                for name in ("clean", "attacked", "scores", "candidates", "known")
-                if f"{name}_{row}" in stored.files
-            }
-            sample = by_name[str(stored[f"name_{row}"])]
-            new = by_image(points, [sample.name])[0]
-            labels = spread(np.concatenate([shown["known"], new]), stored[f"regions_{row}"])
-            mask = read_mask(sample.mask) if sample.mask.exists() else None
-            image = read_image(sample.image)
-            rows.append(SheetRow(image=image, mask=mask, new=new, labels=labels, **shown))
-    return rows
+        rows = sum(1 for key in stored.files if key.startswith("name_"))
+        return [
+            {part: stored[f"{part}_{row}"] for part in PARTS if f"{part}_{row}" in stored.files}
+            for row in range(rows)
+        ]
+
+
+def _row(
+    stored: dict[str, np.ndarray], by_name: dict[str, Sample], points: Sequence[Point]
+) -> SheetRow:
+    sample = by_name[str(stored["name"])]
+    new = by_image(points, [sample.name])[0]
+    labels = spread(np.concatenate([stored["known"], new]), stored["regions"])
+    mask = read_mask(sample.mask) if sample.mask.exists() else None
+    shown = {name: stored[name] for name in SHOWN if name in stored}
+    image = read_image(sample.image)
+    if labels.shape != image.shape[:2]:
+        raise ValueError(f"of another size than {sample.name}")
+    return SheetRow(image=image, mask=mask, new=new, labels=labels, **shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby, islice, pairwise
@@ -27,6 +28,7 @@ from datasets.points import count_labels
 from datasets.superpixels import UNLABELLED
 from utils import stopping
 from utils.distributed import rows
+from utils.errors import UserError
 from utils.seeding import generator_for
 
 
@@ -192,6 +194,24 @@ class TrainingSet(Dataset):
             grown = resize(self.pseudo[index].numpy(), self.images.size)
             pseudo = torch.from_numpy(warp(grown, affine) >= 128)
         return Item(pixels, torch.from_numpy(self.labels.at(index, affine)), index, pseudo)
+
+
+@contextlib.contextmanager
+def loader_faults() -> Iterator[None]:
+    """Tell in one line that a process of the loader was killed, whenever in the block it shows.
+
+    Raises:
+        UserError: one was.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a process that prepares batches was killed, most likely for want of memory: run the "
+            "same command again with fewer --workers (the epochs before are kept)"
+        ) from None
 
 
 class EpochSampler(Sampler):

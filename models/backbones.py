@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from utils.checkpoints import check_archive
 from utils.errors import UserError
 from utils.registry import look_up
 
@@ -233,6 +235,8 @@ def _read_file(path: str) -> dict[str, Tensor]:
     if not os.path.isfile(path):
         raise UserError(f"backbone weights {path}: no such file: give 'default', 'none' or a file")
     try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise nearly anything
         raise UserError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = ("model", "config")) -> 
         UserError: the file is missing, damaged, or no checkpoint of this project (``keys`` lack).
     """
     try:
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
@@ -57,7 +60,7 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = ("model", "config")) -> 
         ) from None
     ours = isinstance(state, dict) and {"model", "config"} <= state.keys()
     made = state.get("format", 1) if ours else FORMAT
-    if made != FORMAT:
+    if not isinstance(made, int) or made != FORMAT:
         raise UserError(
             f"{path}: a checkpoint of another version of this project (format {made}, not "
             f"{FORMAT}), whose network was another: train again"
@@ -71,11 +74,38 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = ("model", "config")) -> 
     return state
 
 
+def check_archive(path: str | os.PathLike[str]) -> None:
+    """Check the archive that a checkpoint is: PyTorch loads one whose bits have flipped.
+
+    Raises:
+        zipfile.BadZipFile: it is no archive, a part of it does not have its checksum, or parts are
+            packed, which PyTorch never does (some kilobytes could unpack to all of the memory).
+        OSError: it cannot be read.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+        if packed or sum(part.file_size for part in parts) > os.path.getsize(path):
+            raise zipfile.BadZipFile("its parts are packed")
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{damaged} does not have its checksum")
+
+
 def load_weights_into(model: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
     """Load ``state["model"]`` into ``model``.
 
     Raises:
         UserError: the weights are of another architecture; names the first key that differs.
+    """
+    check_weights(model, state, path)
+    model.load_state_dict(state["model"])
+
+
+def check_weights(model: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Check that ``state["model"]`` holds the weights of ``model``, by their names and shapes.
+
+    Raises:
+        UserError: as for `load_weights_into`.
     """
     mine, theirs = model.state_dict(), state["model"]
     if not isinstance(theirs, dict) or not all(map(torch.is_tensor, theirs.values())):
@@ -89,7 +119,6 @@ def load_weights_into(model: torch.nn.Module, state: dict[str, Any], path: Path)
     for key in theirs:
         if key not in mine:
             raise _other_architecture(path, state, f"{key} is not part of this network")
-    model.load_state_dict(theirs)
 
 
 def _other_architecture(path: Path, state: dict[str, Any], what: str) -> UserError:

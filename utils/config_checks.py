@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from config import Config
 
 
+MOST_SIDE = 2**14
+"""Pixels a side, or channels, that no machine trains with: larger numbers are slips of the hand."""
+
+
 def check_values(config: Config, defaults: Mapping[str, Any], presets: Collection[str]) -> None:
     """Check the settings of a trial, each by itself and against the others.
 
@@ -36,7 +40,9 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
     at_least |= {"attack_steps": 1, "attack_patches": 1, "cache_mb": 0, "seed": 0}
     for name, least in at_least.items():
         demand(getattr(config, name) >= least, name, f"at least {least}")
-    demand(config.seed < 2**32, "seed", "below 2^32")
+        demand(getattr(config, name) < 2**32, name, "below 2^32")
+    for name in ("size", "width"):
+        demand(getattr(config, name) <= MOST_SIDE, name, f"at most {MOST_SIDE}")
     for name in ("contrast", "classify", "classify_masked", "triplet", "adversarial"):
         demand(0 <= getattr(config, name) < math.inf, name, "0 or more")
     demand(0 < config.triplet_margin < math.inf, "triplet_margin", "above 0")

@@ -22,6 +22,13 @@ _DISK_REMEDIES = {
     errno.ENOTDIR: "a file stands where a folder is needed: move it away",
     errno.EEXIST: "a file stands where a folder is needed: move it away",
     errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EFBIG: "the file would be larger than this system lets files be: raise the limit",
+    errno.EISDIR: "a folder stands where a file is needed: move it away",
+    errno.ENOTEMPTY: "a folder stands where a file is needed: move it away",
+    errno.ELOOP: "its links lead round in a circle: remove them",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.ENOENT: "it has gone since it was first looked at: put it back and run the same command "
+    "again",
 }
 
 

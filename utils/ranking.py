@@ -66,7 +66,7 @@ def check_numbers(rows: Sequence[Row], path: Path) -> None:
             text = row[column]
             try:
                 good = text == "" or math.isfinite(int(text) if column in _WHOLE else float(text))
-            except ValueError:
+            except (ValueError, OverflowError):
                 good = False
             if not good:
                 kind = "whole number" if column in _WHOLE else "finite number"

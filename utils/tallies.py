@@ -213,9 +213,10 @@ def _header(path: Path) -> dict | None:
     try:
         with open(path, "rb") as file:
             header = json.loads(file.read(HEADER_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return header if isinstance(header, dict) and header.get("format") == FORMAT else None
+    ours = isinstance(header, dict) and header.get("format") == FORMAT
+    return header if ours and header.get("convention") in (*CONVENTIONS,) else None
 
 
 def _records(path: Path) -> NDArray:
@@ -237,6 +238,8 @@ def _read_index(path: Path) -> tuple[NDArray[np.uint64], list[str]]:
             for line in file:
                 marks.append(int(line[:16], 16))
                 names.append(json.loads(line[17:]))
-    except (OSError, ValueError) as error:
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("a name is no text")
+        return np.array(marks, np.uint64), names
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{_index(path)}: not readable ({error}): run evaluate.py again") from None
-    return np.array(marks, np.uint64), names

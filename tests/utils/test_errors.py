@@ -103,5 +103,6 @@ def test_output_that_nobody_reads_ends_the_script_without_a_traceback():
 
 
 def test_disk_error_passes_other_faults_over():
-    assert disk_error(FileNotFoundError(errno.ENOENT, "none", "x")) is None
+    assert disk_error(OSError(errno.EIO, "broken disk", "x")) is None
+    assert "x: it has gone" in str(disk_error(FileNotFoundError(errno.ENOENT, "none", "x")))
     assert "quota" in str(disk_error(OSError(errno.EDQUOT, "quota", "x")))

@@ -1,0 +1,117 @@
+"""Stages that are killed, whose disk is full, whose files are damaged: a sample of the sweep.
+
+The sweep runs in a process of its own: it forks, which is only safe before threads are there.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.fault_injection import KINDS, Injection
+from benchmarks.fault_stages import Pipeline, Stage, forked
+from benchmarks.faults import ASKED, FULL, KILLED, Case, attempt, cases
+from utils.files import read_json, write_text
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.timeout(600)
+def test_disturbed_stages_run_again_end_as_undisturbed_ones(tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    command = [sys.executable, str(ROOT / "benchmarks/faults.py"), "--sample", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert out.exists(), done.stderr[-2000:]
+    found = read_json(out)
+    assert found["troubles"] == []
+    assert done.returncode == 0
+    tried = {(row["what"], row["when"]) for row in found["counts"]}
+    assert {(KILLED, kind) for kind in KINDS} <= tried
+    assert {what for what, _ in tried} >= {KILLED, FULL, ASKED, "other"}
+
+
+def careless(argv: Any) -> int:
+    """A stage that writes a file in place, and appends a line to another each time."""
+    folder = Path(argv[argv.index("--runs") + 1])
+    folder.mkdir(exist_ok=True)
+    for name in ("a.txt", "b.txt"):
+        if not (folder / name).exists():
+            write_text(folder / f"{name}.careful", "whole")
+            (folder / name).write_text("as it is")
+    with open(folder / "log.txt", "a") as file:
+        file.write("one line\n")
+    return 0
+
+
+def careful(argv: Any) -> int:
+    """A stage that writes whole files alone."""
+    folder = Path(argv[argv.index("--runs") + 1])
+    for name in ("a.txt", "b.txt"):
+        write_text(folder / name, f"text of {name}")
+    return 0
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Pipeline:
+    """A pipeline without stages, that needs no data."""
+    (tmp_path / "data").mkdir()
+    return Pipeline(tmp_path, [])
+
+
+def troubles(pipeline: Pipeline, main: Any) -> dict[tuple[str, str], str]:
+    """Try all that can befall a stage; return the last trouble of each kind."""
+    pipeline.stages.append(Stage("it", main))
+    pipeline.run_whole()
+    found: dict[tuple[str, str], str] = {}
+    for case in cases(pipeline, 0):
+        trouble = attempt(pipeline, case, random.Random(0))
+        found[case.what, case.when] = found.get((case.what, case.when), "") or trouble
+    return found
+
+
+def test_the_harness_finds_what_a_careless_stage_loses(small: Pipeline) -> None:
+    found = troubles(small, careless)
+    assert "log.txt: differs" in found[KILLED, "in the middle of an append"]
+    assert "log.txt: differs" in found[FULL, "in the middle of an append"]
+
+
+def test_and_nothing_in_a_careful_one_at_any_change(small: Pipeline) -> None:
+    found = troubles(small, careful)
+    assert set(found.values()) == {""}
+    assert {kind for what, kind in found if what == KILLED} >= set(KINDS[:4])
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_kill_leaves_the_old_file_or_the_new_one(small: Pipeline, number: int) -> None:
+    small.stages.append(Stage("it", careful))
+    small.runs.mkdir()
+    for name in ("a.txt", "b.txt"):
+        (small.runs / name).write_text("old")
+    ended = small.start(small.stages[0], Injection(small.runs, number))
+    assert ended.status == -9
+    new = {name: (small.runs / name).read_text() for name in ("a.txt", "b.txt")}
+    assert new["a.txt"] == ("old" if number < 3 else "text of a.txt")
+    assert new["b.txt"] == ("old" if number < 7 else "text of b.txt")
+    half = small.runs / ".b.partial.txt"
+    if number == 5:
+        assert half.read_text() == "text of b.txt"[:6]
+
+
+def test_a_hung_stage_and_a_defect_are_no_success(small: Pipeline, tmp_path: Path) -> None:
+    def fails(argv: Any) -> int:
+        raise ValueError("a defect")
+
+    small.stages.append(Stage("it", fails))
+    ended = small.start(small.stages[0])
+    assert ended.status == 1
+    assert not ended.clean
+    assert "a defect" in ended.told
+    assert forked(lambda: __import__("time").sleep(60), tmp_path / "log", seconds=0.1) == -9
+    case = Case(small.stages[0], KILLED, KINDS[0], 0)
+    small.before["it"] = small.after["it"] = tmp_path / "nothing"
+    assert "ended with 1" in attempt(small, case, random.Random(0))
