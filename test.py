@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -235,15 +236,15 @@ def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) ->
     """Segment every picture below a folder; return the number that could not be read."""
     if not source.is_dir():
         raise UserError(f"--input {source}: no such folder")
-    inside = target.resolve()
+    inside = os.path.realpath(target)
     pictures = sorted(
         path
         for path in source.rglob("*")
         if path.suffix.lower() in EXTENSIONS
-        and not path.resolve().is_relative_to(inside)
+        and not Path(os.path.realpath(path)).is_relative_to(inside)
         and (path.is_file() or not path.exists())  # no pipe, which would be read for ever
     )
-    if source.resolve().is_relative_to(inside):
+    if Path(os.path.realpath(source)).is_relative_to(inside):
         raise UserError(f"--output {target}: holds the pictures: name another folder")
     if not pictures:
         raise UserError(f"--input {source}: no pictures ({', '.join(sorted(EXTENSIONS))}) in it")

@@ -247,7 +247,7 @@ def readers(pipeline: Pipeline, folder: Path) -> list[Reader]:
         folder: where the copies go.
     """
     shutil.copytree(pipeline.home / "data", folder / "data")
-    shutil.copytree(pipeline.runs, folder / "runs", symlinks=True)
+    shutil.copytree(pipeline.after["select"], folder / "runs", symlinks=True)
     run = RunFolder(folder / "runs" / "tiny")
     moved = {"data_root": str(folder / "data"), "runs": str(folder / "runs")}
     write_json(run.config, {**read_json(run.config), **moved})
