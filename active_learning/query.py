@@ -89,7 +89,8 @@ def pool_maps(
     features are of the pass that predicts the clean image, too. An acquisition that
     looks at no prediction (random) costs neither attack nor ensemble. ``key`` tells the round; with
     the seed and an image's name it fixes the image's random numbers. Everything is computed in
-    full precision: half of it would turn the signs of small gradients.
+    full precision: half of it would turn the signs of small gradients. (A GPU's convolutions are
+    what PyTorch is told to take for it, by itself TF32.)
 
     A group is never mixed with another. What its images have in common is taken from the clean
     images of the whole group, attacked or not, so an image's maps depend on its group alone and

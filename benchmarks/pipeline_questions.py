@@ -88,7 +88,8 @@ def ensembles(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> 
     measured and taken as often as the settings say.
     """
     base = prepare(flags, args.images, args.tests, folder)
-    begin(base, args.networks)
+    machine = begin(base, args.networks)[1]
+    clock = Clock(machine.device, args.cpu)
     run = RunFolder(base.run_folder)
     snapshots = list_snapshots(run.snapshots("points", 0))
     for member, path in enumerate(snapshots):
@@ -101,13 +102,9 @@ def ensembles(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> 
         config = replace(base, ensemble=kind)
         pool = Pool(config)
         members = range(config.snapshots if kind == "deep" else 1)
-        train = asked = 0.0
-        for member in members:
-            trainer = Trainer(config, "points", 1, member)
-            clock = Clock(trainer.machine.device, args.cpu)
-            train += _training_seconds(trainer, clock, args.turns)
-        forget_round(config)
-        asked = _asking_seconds(pool, trainer.machine, clock, args.turns)
+        asked = _asking_seconds(pool, machine, clock, args.turns)
+        trainers = (Trainer(config, "points", 1, member) for member in members)
+        train = sum(_training_seconds(trainer, clock, args.turns) for trainer in trainers)
         row = {"ensemble": kind, "networks trained": str(len(members)), "training": train}
         rows.append({**row, "asking": asked, "together": train + asked})
     for row in rows:
@@ -139,6 +136,9 @@ def _asking_seconds(pool: Pool, machine: Machine, clock: Clock, turns: int) -> f
         forget_round(pool.config)
         spent.append(clock.seconds(lambda: pool.ask_uncertain(1, machine)))
     return median(spent[1:])
+
+
+TF32 = "fp32, convolutions in TF32"
 
 
 class Half(nn.Module):
@@ -203,7 +203,8 @@ def agreement(
 def overlap(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Found:
     """Ask in single and in half precision: which points are the same, and what it costs.
 
-    Single precision in batches of another size tells what rounding alone changes.
+    Single precision in batches of another size tells what rounding alone changes. On a GPU it is
+    strict, and stands beside what PyTorch takes for it by itself: convolutions in TF32.
     """
     config = prepare(flags, args.images, args.tests, folder)
     pool, machine = begin(config, args.networks)
@@ -217,16 +218,19 @@ def overlap(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Fo
         "bf16 but for the attack": (pool, lambda model: Half(model, attacked=False)),
         "bf16": (pool, lambda model: Half(model, attacked=True)),
     }
+    if machine.device.type == "cuda":
+        ways[TF32] = (pool, lambda model: model)
     rows, found, spent = [], {}, {}
     for name, (of, way) in ways.items():
         turns = []
         for _ in range(args.turns + 1):
             made: list[Any] = []
-            turns.append(
-                clock.seconds(
-                    lambda of=of, way=way, made=made: made.append(chosen_points(of, machine, way))
-                )
-            )
+
+            def ask(of: Pool = of, way: Any = way, made: list[Any] = made) -> None:
+                made.append(chosen_points(of, machine, way))
+
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=name == TF32):
+                turns.append(clock.seconds(ask))
             found[name] = made[0]
         spent[name] = median(turns[1:])
         same = agreement(found["fp32"][0], found[name][0], found["fp32"][1])

@@ -47,8 +47,9 @@ def prepare(flags: Mapping[str, Any], images: int, tests: int, folder: Path) -> 
     if config.data_root:
         sources = config.data_root, config.trainset, config.testsets or config.trainset
     else:
+        wanted = min(images, DRAWN), min(tests, DRAWN)
         drawn = make_sample(
-            folder / "drawn", min(images, DRAWN), min(tests, DRAWN), round(1.4 * config.size)
+            folder / f"drawn_{wanted[0]}_{wanted[1]}", *wanted, round(1.4 * config.size)
         )
         sources = str(drawn), TRAIN_SET, TEST_SET
     shutil.rmtree(folder / "data", ignore_errors=True)

@@ -1,0 +1,218 @@
+"""The pipeline benchmark and the one command for GPUs: what they count, and that all of it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import gpu, pipeline
+from benchmarks.pipeline_clock import Clock, Parts, measure
+from benchmarks.pipeline_questions import Half, agreement
+from benchmarks.pipeline_trial import link_images
+from datasets.index import list_set
+from utils.errors import UserError
+
+SMALL = (
+    *("--images", "12", "--tests", "4", "--turns", "1", "--size", "32", "--batch_size", "4"),
+    *("--width", "8", "--snapshots", "2", "--epochs", "2", "--attack_steps", "1"),
+    *("--device", "cpu", "--superpixels", "20"),
+)
+
+
+class Steps:
+    """A clock whose turns take what they are said to."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, *seconds: float) -> None:
+        self.left = list(seconds)
+
+    def seconds(self, work: object) -> float:
+        work()
+        return self.left.pop(0)
+
+
+def test_medians_leave_the_first_turn_out_and_ratios_are_those_of_turns() -> None:
+    clock = Steps(99, 99, 2, 1, 8, 2, 3, 1)  # work and floor in turns
+    done = []
+    row = measure(
+        clock, "stage", 5, lambda: done.append("work"), lambda: done.append("floor"), 3, "told"
+    )
+    assert done == ["work", "floor"] * 4
+    assert (row.seconds, row.floor, row.ratio) == (3, 1, 3)  # ratios 2, 4, 3
+
+
+def test_parts_are_timed_and_put_back() -> None:
+    parts = Parts(Clock(torch.device("cpu"), cpu=False))
+    owner, table = SimpleNamespace(nap=time.sleep), {"nap": time.sleep}
+    with parts.watching((owner, "nap", "one"), (table, "nap", "two")):
+        owner.nap(0.02)
+        owner.nap(0.02)
+        table["nap"](0.01)
+    assert owner.nap is time.sleep
+    assert table["nap"] is time.sleep
+    assert parts.seconds["one"] >= 0.04
+    assert parts.seconds["two"] >= 0.01
+
+
+def test_points_that_two_choices_share() -> None:
+    regions = [np.repeat([[0, 1]], 2, 0), np.zeros((3, 3), int)]
+    one = [np.array([[0, 0], [1, 0]]), np.array([[2, 2]])]
+    other = [np.array([[0, 1], [1, 0]]), np.array([[0, 0]])]
+    found = agreement(one, other, regions)
+    assert found == {"pixel": pytest.approx(1 / 3), "superpixel": pytest.approx(1.0)}
+    assert agreement(one, one, regions) == {"pixel": 1.0, "superpixel": 1.0}
+
+
+def test_half_precision_leaves_the_attack_alone_where_it_is_told_to() -> None:
+    seen = []
+
+    class Network(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> None:
+            seen.append(torch.is_autocast_enabled("cpu"))
+
+    for attacked in (False, True):
+        half = Half(Network(), attacked)
+        half(torch.zeros(1))
+        with torch.no_grad():
+            half(torch.zeros(1))
+    assert seen == [False, True, True, True]
+
+
+@pytest.mark.parametrize("count", [3, 16, 40])
+def test_images_are_linked_in_any_number(sample_root: Path, tmp_path: Path, count: int) -> None:
+    samples = list_set(sample_root, "SAMPLE-TR")
+    link_images(samples, count, tmp_path, "X")
+    made = list_set(tmp_path, "X")
+    assert len(made) == count
+    sources = {sample.image.resolve() for sample in made}
+    assert len(sources) == min(count, len(samples))
+    assert all(sample.mask.exists() for sample in made)
+
+
+def test_every_stage_is_timed_and_written(tmp_path: Path, sample_root: Path) -> None:
+    out = tmp_path / "found.json"
+    data = ("--data_root", str(sample_root), "--trainset", "SAMPLE-TR", "--testsets", "SAMPLE-TE")
+    pipeline.main([*SMALL, *data, "--out", str(out)])
+    found = json.loads(out.read_text())
+    rows = {row["stage"].strip(): row for row in found["rows"]}
+    beside_floor = {
+        *("reading images and masks", "asking", "asking, superpixels to be made"),
+        *("self-training's look", "training, points", "validation", "training, dense"),
+        *("test", "evaluation, one process"),
+    }
+    assert {name for name, row in rows.items() if row["ratio"]} == beside_floor
+    assert {"attack", "predictions", "vote of neighbours", "agree"} <= rows.keys()
+    assert all(row["seconds"] > 0 for name, row in rows.items() if not name.startswith("all else"))
+    assert rows["asking"]["ratio"] > 0.5
+    text = out.with_suffix(".md").read_text()
+    shares = [line.split("|")[6].strip() for line in text.splitlines()[2:]]
+    assert sum(int(share[:-1]) for share in shares if share) == pytest.approx(100, abs=4)
+
+
+@pytest.mark.parametrize("mode", ["scaling", "ensembles", "overlap"])
+def test_other_modes(mode: str, tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    pipeline.main([*SMALL, f"--{mode}", "--counts", "12,24", "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    if mode == "scaling":
+        assert [int(row["images"]) for row in rows] == [11, 23]
+    elif mode == "ensembles":
+        assert [row["networks trained"] for row in rows] == ["1", "2"]
+        assert rows[1]["training"] > 1.2 * rows[0]["training"]
+    else:
+        assert rows[0]["pixel"] == 1
+        assert all(0 <= row["pixel"] <= row["superpixel"] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["--images", "3"], "--images"),
+        (["--data_root", "D"], "--trainset"),
+        (["--trial", "T"], "--trial"),
+        (["--scaling", "--counts", "30,20"], "--counts"),
+        (["--overlap", "--networks", "no such folder"], "--networks"),
+    ],
+)
+def test_flags_that_cannot_be_meant(flags: list[str], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        pipeline.main([*SMALL, *flags])
+
+
+def script(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "part.py"
+    path.write_text(text)
+    return [str(path)]
+
+
+def test_a_part_that_takes_too_long_is_ended_with_all_its_processes(tmp_path: Path) -> None:
+    child = "import time; time.sleep(60)"
+    text = (
+        "import subprocess, sys, time\n"
+        f"process = subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(process.pid))\n"
+        "time.sleep(60)\n"
+    )
+    begun = time.monotonic()
+    part = gpu.Part("slow", script(tmp_path, text), 2.0)
+    ended, seconds = gpu.run_part(part, 100.0, tmp_path / "log")
+    assert ended == "unfinished after 2 s"
+    assert 2 <= seconds < 30
+    assert time.monotonic() - begun < 30
+    pid = int((tmp_path / "pid").read_text())
+    status = Path(f"/proc/{pid}/status")
+    assert not status.exists() or "Z (zombie)" in status.read_text()
+
+
+def test_what_is_done_failed_and_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = gpu.Part("checks", script(tmp_path, "print('fine')"), 30.0)
+    bad = gpu.Part("network", ["-c"], 30.0)
+    args = SimpleNamespace(minutes=1.0, out=tmp_path / "out", again=False)
+    about = {"commit": "c", "device": "cpu"}
+    found = gpu.run_parts([good, bad], args, about)
+    assert found["checks"]["ended"] == "done"
+    assert found["network"]["ended"].startswith("failed (2), see ")
+    log = tmp_path / "out" / "logs" / "checks.log"
+    assert log.read_text() == "fine\n"
+    gpu.run_parts([good], args, about)
+    assert log.read_text() == "fine\n", "run again"
+    gpu.run_parts([good], args, {**about, "commit": "other"})
+    assert log.read_text() == "fine\nfine\n"
+    args.minutes = 0.1
+    assert gpu.run_parts([bad], args, about)["network"]["ended"] == "skipped: no time left"
+
+
+def test_parts_and_their_shares_of_the_time() -> None:
+    args, flags = gpu.parse(["--minutes", "5", "--parts", "pipeline,experiment", "--width", "8"])
+    parts = gpu.list_parts(args, flags, cuda=False)
+    assert [part.name for part in parts] == ["pipeline", "experiment"]
+    assert parts[0].limit == pytest.approx(60)
+    assert parts[0].command[:1] == ["benchmarks/pipeline.py"]
+    assert {"--width", "--size", "--turns"} <= set(parts[0].command)
+    with pytest.raises(UserError, match="--parts chekcs"):
+        gpu.list_parts(gpu.parse(["--parts", "chekcs"])[0], {}, cuda=True)
+    with pytest.raises(UserError, match="--seed"):
+        gpu.parse(["--seed", "1"])
+
+
+def test_the_command_says_what_it_would_do() -> None:
+    gpu_sh = Path(gpu.ROOT) / "benchmarks" / "gpu.sh"
+    assert os.access(gpu_sh, os.X_OK)
+    process = subprocess.run(
+        [str(gpu_sh), "--help"],
+        env={**os.environ, "GCO_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--minutes" in process.stdout
