@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -30,8 +30,6 @@ from utils.cores import core_count
 from utils.device import Machine
 from utils.metrics import METRICS, parts_of
 from utils.run_folder import RunFolder, list_snapshots
-
-Stage = Callable[[Config, Pool, Machine, Clock, int], list[Row]]
 
 
 def network_passes(models: Sequence[nn.Module], pixels: torch.Tensor, times: float) -> None:
