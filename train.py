@@ -62,7 +62,7 @@ from utils.errors import UserError
 from utils.files import write_json
 from utils.locks import held
 from utils.logs import TrainingLog
-from utils.run_folder import ARMS, RunFolder, snapshot_name
+from utils.run_folder import ARMS, RunFolder, list_snapshots, snapshot_name
 from utils.schedule import cyclic_cosine, snapshot_epochs
 from utils.seeding import random_state, restore_random_state, seed_everything, seed_for
 from utils.stages import run_stage
@@ -140,6 +140,11 @@ class Trainer:
             own = self.run.snapshots(arm, round_index, member)
             before = (arm, round_index - 1, member)
             earlier = self.run.snapshots(*before) if round_index else None
+            if earlier and 0 < len(list_snapshots(earlier)) < config.snapshots:
+                raise UserError(
+                    f"{earlier}: fewer than {config.snapshots} snapshots: delete "
+                    f"{self.run.checkpoint(arm, round_index - 1, 'best')} and train its round again"
+                )
             pieces = images_apart(train, config.grouped, config.at_a_time)
             how = Taught(
                 config.snapshots, config.pseudo_scale, config.pseudo_agree, config.pseudo_cut
@@ -243,7 +248,8 @@ class Trainer:
         if self.adversary:
             self.adversary.network.load_state_dict(state["adversary"]["network"])
             self.adversary.optimizer.load_state_dict(state["adversary"]["optimizer"])
-        self.epoch, self.best, self.rows = state["epoch"], state["best"], state["rows"]
+        self.epoch, self.best = int(state["epoch"]), float(state["best"])
+        self.rows = [dict(row) for row in state["rows"]]
         restore_random_state(state["random"])
         if "sums" in state:
             main = distributed.is_main()

@@ -118,11 +118,6 @@ class Teacher:
                 f"{self.earlier}: no snapshots to make pseudo labels by: train the round before "
                 "first, or turn them off by --losses_pseudo ''"
             )
-        if self.earlier and len(earlier) < self.how.snapshots:
-            raise UserError(
-                f"{self.earlier}: only {len(earlier)} of {self.how.snapshots} snapshots: delete "
-                f"{self.earlier.parent / 'checkpoints' / 'best.pth'} and train its round again"
-            )
         if newest == self.seen:
             return
         self.seen = newest

@@ -25,7 +25,7 @@ from losses import objective
 from models import Prediction
 from models.adversary import Adversary
 from models.saliency_net import NO_PARTS
-from utils.checkpoints import load_checkpoint
+from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.run_folder import RunFolder, list_snapshots
 from utils.tables import read_rows
@@ -362,3 +362,43 @@ def test_class_weights_reach_the_losses(tiny: list[str], monkeypatch: pytest.Mon
     trainer.step(Batch(images, labels, torch.arange(2), torch.zeros(2, dtype=torch.int64)))
     assert seen[0][:, 0].sum() == 6.0
     assert seen[0][:, 1].sum() == 1.0
+
+
+def test_what_has_gone_is_trained_anew_or_told(tiny: list[str]) -> None:
+    """Deleted, as the message about a damaged file says: nothing is silently done without it."""
+    asking.main(tiny)
+    train.main(tiny)
+    run = run_of(tiny)
+    snapshots, best = run.snapshots("points", 0), run.checkpoint("points", 0, "best")
+    sound = best.read_bytes()
+    list_snapshots(snapshots)[0].unlink()
+    ask = flag(tiny, "round", 1)
+    with pytest.raises(UserError, match=rf"only 1 of 2 snapshots: delete {best} and train round 0"):
+        asking.main(ask)
+    run.points("points", 1).parent.mkdir(exist_ok=True)
+    shutil.copy(run.points("points", 0), run.points("points", 1))
+    with pytest.raises(UserError, match=rf"fewer than 2 snapshots: delete {best}"):
+        train.main(ask)
+    run.points("points", 1).unlink()
+    run.trained("points", 0).unlink()  # as after a kill before the training was told to be done
+    with pytest.raises(UserError, match=r"epoch_0001\.pth: the snapshot has gone: delete .*last"):
+        train.main(tiny)
+    run.trained("points", 0).write_text("{}")
+    best.unlink()
+    train.main(tiny)
+    assert best.read_bytes() == sound
+    assert len(list_snapshots(snapshots)) == 2
+    asking.main(ask)
+
+
+def test_a_training_state_that_is_damaged_is_told(tiny: list[str]) -> None:
+    train.main([*tiny, "--arm", "dense"])
+    run = run_of(tiny)
+    last = run.checkpoint("dense", 0, "last")
+    run.trained("dense", 0).unlink()
+    sound = load_checkpoint(last)
+    for key, value in (("epoch", None), ("optimizer", {"state": {}}), ("random", {"torch": 3})):
+        training = {**sound["training"], key: value}
+        save_checkpoint(last, {**sound, "training": training})
+        with pytest.raises(UserError, match=r"last\.pth: .*is damaged .*delete it to train anew"):
+            train.main([*tiny, "--arm", "dense"])
