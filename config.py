@@ -343,7 +343,8 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
         if kind is float and isinstance(value, int):
             good, values = True, {**values, name: float(value)}
         if not good or (kind is not bool and isinstance(value, bool)):
-            raise UserError(f"{source}: {name} = {value!r} is not of type {_type_name(kind)}")
+            said = " ".join(repr(value).split())[:200]
+            raise UserError(f"{source}: {name} = {said} is not of type {_type_name(kind)}")
     return Config(**values)
 
 

@@ -10,6 +10,7 @@ landscape pictures get alike numbers of regions.
 from __future__ import annotations
 
 import functools
+import struct
 from pathlib import Path
 
 import cv2
@@ -79,8 +80,8 @@ class SuperpixelCache:
         """Return the int32 (H, W) regions of a sample's image, from disk when they are there."""
         path = self.folder / str(self.count) / f"{sample.name}.png"
         width, height = image_size(sample.image)
-        regions = _read_png(path, cv2.IMREAD_UNCHANGED)
-        if regions is not None and regions.dtype == np.uint16 and regions.shape == (height, width):
+        regions = _read_png(path, cv2.IMREAD_UNCHANGED, (height, width))
+        if regions is not None and regions.dtype == np.uint16 and regions.ndim == 2:
             return regions.astype(np.int32)
         regions = superpixels(read_image(sample.image), self.count)
         if regions.max() < 2**16:
@@ -120,13 +121,17 @@ def read_label_map(path: Path, shape: tuple[int, int]) -> np.ndarray:
     Raises:
         UserError: it is missing, unreadable, or not of ``shape`` (height, width).
     """
-    label_map = _read_png(path, cv2.IMREAD_GRAYSCALE)
-    if label_map is None or label_map.shape != shape:
+    label_map = _read_png(path, cv2.IMREAD_GRAYSCALE, shape)
+    if label_map is None:
         raise UserError(f"{path}: missing or damaged label map: delete its round and run it again")
     return label_map
 
 
-def _read_png(path: Path, how: int) -> np.ndarray | None:
-    """Return a PNG's pixels, None where it is missing or damaged (OpenCV checks its sums)."""
+def _read_png(path: Path, how: int, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return a PNG's pixels, None where it is missing, damaged (OpenCV checks its sums), or not of
+    a shape (height, width), which is looked at first: decoding takes memory for what it says.
+    """
     raw = np.fromfile(path, np.uint8) if path.exists() else np.zeros(0, np.uint8)
-    return cv2.imdecode(raw, how) if raw.size else None
+    if raw[16:24].tobytes() != struct.pack(">II", *shape[::-1]):
+        return None
+    return cv2.imdecode(raw, how)

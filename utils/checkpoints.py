@@ -61,8 +61,9 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = ("model", "config")) -> 
     ours = isinstance(state, dict) and {"model", "config"} <= state.keys()
     made = state.get("format", 1) if ours else FORMAT
     if not isinstance(made, int) or made != FORMAT:
+        said = made if isinstance(made, int) else "unknown"
         raise UserError(
-            f"{path}: a checkpoint of another version of this project (format {made}, not "
+            f"{path}: a checkpoint of another version of this project (format {said}, not "
             f"{FORMAT}), whose network was another: train again"
         )
     missing = [key for key in keys if not isinstance(state, dict) or key not in state]

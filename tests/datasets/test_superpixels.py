@@ -125,7 +125,7 @@ def test_a_full_disk_is_no_file(sample, tmp_path):
     # The largest size of a file stands for a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(UserError, match="larger than this system lets files be"):
             SuperpixelCache(tmp_path, 40)(sample)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

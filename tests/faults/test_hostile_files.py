@@ -6,7 +6,9 @@ import io
 import json
 import os
 import random
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from datasets.index import list_set
 from datasets.maps import read_map
 from datasets.points import Point, read_answers, write_points
 from datasets.round_sheet import read_sheet
+from datasets.superpixels import SuperpixelCache, read_label_map
 from models import build_model
 from models.stored import load_model
 from test import test_folder as segment_folder
@@ -263,3 +266,30 @@ def test_the_circle_of_links_as_a_trial(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(UserError, match="circle"):
         write_json(tmp_path / "a" / "x.json", {})
+
+
+@pytest.mark.parametrize("side", [0, 60_000, 2**31 - 1, 2**32 - 1])
+def test_superpixels_of_a_huge_size_are_made_again(
+    tmp_path: Path, sample_root: Path, side: int
+) -> None:
+    sample = list_set(sample_root, "SAMPLE-TE")[0]
+    cache = SuperpixelCache(tmp_path, 20)
+    sound = cache(sample)
+    path = next(tmp_path.rglob("*.png"))
+    content = path.read_bytes()
+    header = b"IHDR" + struct.pack(">II", side, side) + content[24:29]
+    spoilt = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    path.write_bytes(spoilt)
+    assert np.array_equal(cache(sample), sound)
+    assert path.read_bytes() == content
+    path.write_bytes(spoilt)
+    with pytest.raises(UserError, match="missing or damaged label map"):
+        read_label_map(path, sound.shape)
+
+
+def test_a_format_that_is_no_number_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"format": torch.zeros(2, 2), "model": {}, "config": {}}, path)
+    with pytest.raises(UserError, match="format unknown") as told:
+        load_checkpoint(path)
+    assert "\n" not in str(told.value)
