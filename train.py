@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional
 from tqdm import tqdm
 
 import config as settings
+from active_learning.learner import Learner, NotFinite
 from active_learning.self_training import Taught, Teacher
 from active_learning.validation import Validation
 from config import Config
@@ -40,14 +40,8 @@ from datasets.training import (
     loader_faults,
     make_loader,
 )
-from losses import Supervision, total_loss
-from losses.groups import adversarial_discriminator
-from losses.objective import Objective
-from losses.supervision import pseudo_labels
 from models import SaliencyNet, WeightReport, build_model
-from models.adversary import Adversary
 from models.stored import parts_of
-from models.synced_norm import synchronise_norms
 from utils import distributed
 from utils.checkpoints import load_checkpoint, load_weights_into, save_checkpoint
 from utils.device import (
@@ -72,53 +66,20 @@ FEW = 10
 """Validation images below which the user is told that the choice of a checkpoint is half chance."""
 
 
-def make_optimizer(model: SaliencyNet, config: Config) -> torch.optim.Optimizer:
-    """Return the config's optimiser over the network's parameter groups."""
-    groups = model.parameter_groups(config.lr, config.backbone_lr, config.weight_decay)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups)
-
-
-def make_objective(config: Config, arm: str) -> Objective:
-    """Return the losses of an arm."""
-    return Objective(
-        last=config.losses_dense if arm == "dense" else config.losses_points,
-        others=config.losses_others,
-        contrast=config.contrast,
-        classify=config.classify,
-        classify_masked=config.classify_masked,
-        triplet=config.triplet,
-        triplet_of=config.triplet_of,
-        triplet_margin=config.triplet_margin,
-        adversarial=config.adversarial,
-        smooth=config.label_smoothing,
-    )
-
-
-_NOTHING = contextlib.nullcontext()
-
-
-class NotFinite(Exception):
-    """A step's loss or gradient is no number; the weights are as they were before the step."""
-
-
-class Trainer:
-    """One training: its network, its optimiser, and where it stands.
+class Trainer(Learner):
+    """One training: what it learns from, epoch by epoch, and where it stands.
 
     Member 0 is the training of the round itself. Further members of a deep ensemble differ from it
     in initial weights, order of batches and augmentation; only their last weights are kept.
     """
 
     def __init__(self, config: Config, arm: str, round_index: int, member: int = 0) -> None:
-        self.config, self.arm, self.round, self.member = config, arm, round_index, member
-        self.run = RunFolder(config.run_folder)
+        self.run, self.round, self.member = RunFolder(config.run_folder), round_index, member
         self.folder = self.run.training(arm, round_index, member)
         if config.deterministic:
             make_deterministic()
-        self.machine = choose_machine(config.device, config.precision)
         _require_images(config)
-        self.objective = make_objective(config, arm)
+        super().__init__(config, arm, choose_machine(config.device, config.precision))
         seed = member_seed(config.seed, member)
         seed_everything(seed)
         train, held_out = settings.training_images(config)
@@ -129,41 +90,30 @@ class Trainer:
             )
         if len(held_out) < FEW:
             print(f"note: only {len(held_out)} images validate, and choose the checkpoint")
-        self.images = images = ResizedImages(train, config.size, config.cache_mb, "training")
+        self.images = ResizedImages(train, config.size, config.cache_mb, "training")
         with distributed.main_first():
             labels = self._labels(train)
         augmentation = Augmentation(
             config.flip, config.crop, config.rotate, config.colour, config.pepper
         )
-        self.teacher = None
         if config.losses_pseudo and arm != "dense":
-            own = self.run.snapshots(arm, round_index, member)
-            before = (arm, round_index - 1, member)
-            earlier = self.run.snapshots(*before) if round_index else None
-            if earlier and 0 < len(list_snapshots(earlier)) < config.snapshots:
-                raise UserError(
-                    f"{earlier}: fewer than {config.snapshots} snapshots: delete "
-                    f"{self.run.checkpoint(arm, round_index - 1, 'best')} and train its round again"
-                )
-            pieces = images_apart(train, config.grouped, config.at_a_time)
-            how = Taught(
-                config.snapshots, config.pseudo_scale, config.pseudo_agree, config.pseudo_cut
-            )
-            self.teacher = Teacher(images, labels, pieces, config.at_a_time, own, earlier, how)
+            self.teacher = self._make_teacher(labels)
         groups = list_groups(train) if config.grouped else None
         flat = torch.zeros(len(train), dtype=torch.int64)
         self.image_classes = torch.from_numpy(groups.classes) if groups else flat
         self.classes = len(groups.names) if groups else 0
         self.loader, self.sampler = make_loader(
-            TrainingSet(images, labels, augmentation, seed, self.teacher and self.teacher.maps),
+            TrainingSet(
+                self.images, labels, augmentation, seed, self.teacher and self.teacher.maps
+            ),
             config.batch_size,
             seed,
             worker_count(config.workers, self.machine),
             pin_memory=self.machine.device.type == "cuda",
             groups=groups,
         )
-        weights = class_weights(self.run, arm, round_index) if config.match_classes else (1.0, 1.0)
-        self.class_weights = torch.tensor(weights, device=self.machine.device).view(1, 2, 1, 1)
+        if config.match_classes:
+            self.weigh(*class_weights(self.run, arm, round_index))
         self.validation = Validation(config, self.run, arm, held_out)
         self.snapshot_epochs = snapshot_epochs(config.epochs, config.snapshots, config.first_cycle)
         self.epoch, self.best, self.rows, self.sums = 0, math.inf, [], EpochSums()
@@ -178,9 +128,22 @@ class Trainer:
             self.run, self.arm, self.round, samples, config.size, mode, regions
         )
 
+    def _make_teacher(self, labels: Labels) -> Teacher:
+        config, run, before = self.config, self.run, self.round - 1
+        earlier = run.snapshots(self.arm, before, self.member) if self.round else None
+        if earlier and 0 < len(list_snapshots(earlier)) < config.snapshots:
+            raise UserError(
+                f"{earlier}: fewer than {config.snapshots} snapshots: delete "
+                f"{run.checkpoint(self.arm, before, 'best')} and train its round again"
+            )
+        own, count = run.snapshots(self.arm, self.round, self.member), config.at_a_time
+        pieces = images_apart(self.images.samples, config.grouped, count)
+        how = Taught(config.snapshots, config.pseudo_scale, config.pseudo_agree, config.pseudo_cut)
+        return Teacher(self.images, labels, pieces, count, own, earlier, how)
+
     def _build(self) -> None:
         """Make network and optimiser, from the last whole epoch where there is one."""
-        config, device = self.config, self.machine.device
+        config = self.config
         last = self.run.checkpoint(self.arm, self.round, "last", self.member)
         state = load_checkpoint(last, ("model", "config", "training")) if last.exists() else None
         if state is not None:
@@ -200,19 +163,7 @@ class Trainer:
             load_weights_into(model, state, last)
         elif warm:
             load_weights_into(model, load_checkpoint(earlier), earlier)
-        self.model = model.to(device, memory_format=self.machine.memory_format)
-        if config.freeze_backbone:
-            self.model.freeze_encoder()
-        self.adversary = (
-            Adversary(adversarial_discriminator, config.lr, device) if config.adversarial else None
-        )
-        self.parallel = None
-        if distributed.world() > 1:
-            self.parallel = distributed.parallel(synchronise_norms(self.model))
-        self.optimizer = make_optimizer(self.model, config)
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        half = self.machine.dtype == torch.float16
-        self.scaler = torch.amp.GradScaler(self.machine.device.type, enabled=half)
+        self.take(model)
         if state is not None:
             try:
                 self._restore(state["training"])
@@ -243,11 +194,7 @@ class Trainer:
         return build_model(self.config.backbone, self.config.width, source, parts)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.adversary:
-            self.adversary.network.load_state_dict(state["adversary"]["network"])
-            self.adversary.optimizer.load_state_dict(state["adversary"]["optimizer"])
+        self.load_learning_state(state)
         self.epoch, self.best = int(state["epoch"]), float(state["best"])
         self.rows = [dict(row) for row in state["rows"]]
         restore_random_state(state["random"])
@@ -375,93 +322,7 @@ class Trainer:
         """Set the learning rates of an optimiser step, counted from the training's first."""
         length = len(self.sampler)
         ends = [epoch * length for epoch in self.snapshot_epochs]
-        factor = cyclic_cosine(step, self.config.epochs * length, ends)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-
-    def step(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Take one optimiser step; return the total loss and its parts, detached.
-
-        Of several processes each gives its own images, and gets its own share of the losses.
-
-        Raises:
-            NotFinite: the loss or its gradient is no number; the network is as it was before.
-        """
-        parts = batch.parts(self.config.accumulate)
-        whole = batch if len(parts) > 1 else None
-        kept = self._statistics()
-        self.optimizer.zero_grad(set_to_none=True)
-        total, values, seen = torch.zeros((), device=self.machine.device), {}, []
-        for part in parts:
-            last = part is parts[-1]
-            with self.parallel.no_sync() if self.parallel and not last else _NOTHING:
-                loss, found, logits, labels = self._losses(part, whole)
-                # Gradients are averaged over processes, losses are shares of a sum.
-                self.scaler.scale(loss * distributed.world() if self.parallel else loss).backward()
-            total = total + loss.detach()
-            values = {name: values.get(name, 0.0) + value for name, value in found.items()}
-            seen.append((logits.detach(), labels))
-        self.scaler.unscale_(self.optimizer)
-        clip = self.config.clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        # In half precision an overflow is the scaler's to tell, and belongs to its search.
-        bad = not bool(total.isfinite() & (norm.isfinite() | self.scaler.is_enabled()))
-        if distributed.any_of(bad):
-            for buffer, value in kept:
-                buffer.copy_(value)
-            raise NotFinite(f"the loss is {float(total):g}, its gradient's norm {float(norm):g}")
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.adversary:
-            logits, labels = (torch.cat(tensors) for tensors in zip(*seen, strict=True))
-            values["discriminator"] = self.adversary.learn(logits, labels)
-        return total, values
-
-    def _statistics(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return the network's buffers with copies, where a step may have to be undone."""
-        if self.config.on_nan != "skip":
-            return []
-        return [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-
-    def _losses(
-        self, batch: Batch, whole: Batch | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """Return the loss of (a part of) a batch, its parts, the logits and the labels.
-
-        Args:
-            batch: what is looked at.
-            whole: all that this process looks at in the step; None: that is the batch.
-        """
-        device, network = self.machine.device, self.parallel or self.model
-        images, groups = self.machine.images(batch.images), batch.groups
-        place = {} if batch.place is None else {"place": batch.place}
-        with self.machine.autocast():
-            found = network(images, groups, **place)
-            small_logits = None
-            if self.objective.last.get("consistency"):
-                size = max(32, round(images.shape[-1] * self.config.small_scale))
-                small = functional.interpolate(images, size=(size, size), mode="bilinear")
-                small_logits = network(small, groups, **place).logits
-        labels = self._weighted(batch)
-        every = None if whole is None else self._weighted(whole)
-        judged = self.adversary.judge(found.logits, labels) if self.adversary else None
-        supervision = Supervision(labels, images, small_logits, every)
-        classes = batch.classes.to(device, non_blocking=True)
-        total, parts = self.objective(found, supervision, groups, classes, judged)
-        if self.teacher and self.teacher.seen:
-            guessed = [
-                None if held is None else pseudo_labels(held.pseudo.to(device), known)
-                for held, known in ((batch, labels), (whole, every))
-            ]
-            taught = supervision._replace(labels=guessed[0], whole=guessed[1])
-            more, values = total_loss(found.logits, taught, self.config.losses_pseudo)
-            total = total + more
-            parts |= {f"pseudo/{name}": value for name, value in values.items()}
-        return total, parts, found.logits, labels
-
-    def _weighted(self, batch: Batch) -> torch.Tensor:
-        """Return the labels on the device, weighted by class."""
-        return batch.labels.to(self.machine.device, non_blocking=True).float() * self.class_weights
+        self.set_rates(cyclic_cosine(step, self.config.epochs * length, ends))
 
     def save(self, error: float) -> None:
         """Save the whole state as ``last``; ``best`` and the snapshot where they are due."""
@@ -486,19 +347,13 @@ class Trainer:
     def _save_last(self, weights: dict[str, Any]) -> None:
         """Save all that a training goes on from; the processes leave together."""
         training = {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.learning_state(),
             "epoch": self.epoch,
             "best": self.best,
             "rows": self.rows,
             "random": random_state(),
             "sums": self.sums.state(),
         }
-        if self.adversary:
-            training["adversary"] = {
-                "network": self.adversary.network.state_dict(),
-                "optimizer": self.adversary.optimizer.state_dict(),
-            }
         last = self.run.checkpoint(self.arm, self.round, "last", self.member)
         self._write(last, weights | {"training": training})
         distributed.barrier()

@@ -39,17 +39,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from active_learning.learner import Learner
 from config import PRESETS, Config, to_dict
 from datasets.training import Batch
-from models import BACKBONES, SaliencyNet
+from models import BACKBONES, SaliencyNet, build_model
 from models.stored import parts_of
-from train import Trainer, make_objective
 from utils.cli import Parser
 from utils.device import Machine, choose_machine
 from utils.errors import UserError, run_script
 from utils.files import write_json
 from utils.registry import look_up
-from utils.run_folder import RunFolder
 from utils.tables import text_table
 
 CLASSES = 291
@@ -116,20 +115,14 @@ class Variant:
         return f"{dtype[self.machine.dtype]} {layout}{' compiled' * self.compiled}"
 
 
-class DatalessTrainer(Trainer):
-    """A trainer of a made-up batch: its network, optimiser and `step` are those of `train.py`."""
+class DatalessTrainer(Learner):
+    """A learner of a made-up batch: its network, optimiser and `step` are those of `train.py`."""
 
     def __init__(self, variant: Variant) -> None:
-        self.config, self.arm, self.round, self.member = variant.config, "dense", 0, 0
-        self.teacher = None
-        self.machine = variant.machine
-        self.objective = make_objective(variant.config, "dense")
-        self.classes = CLASSES
-        self.class_weights = torch.ones(1, 2, 1, 1, device=self.machine.device)
-        # Where there is no checkpoint to go on from; nothing is written there.
-        self.run = RunFolder(Path("no") / "such" / "trial")
-        self.folder = self.run.training(self.arm, self.round)
-        self._build()
+        config = variant.config
+        super().__init__(config, "dense", variant.machine)
+        parts = parts_of(to_dict(config), CLASSES)
+        self.take(build_model(config.backbone, config.width, config.backbone_weights, parts)[0])
         if variant.compiled:
             self.model = torch.compile(self.model)
         self.batch = made_up_batch(variant.config.batch_size, variant.config.size)

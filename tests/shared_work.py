@@ -22,6 +22,7 @@ import active_learning.__main__ as asking
 import config as settings
 import test as testing
 import train
+from active_learning.learner import make_optimizer
 from utils import distributed
 from utils.device import Machine
 from utils.errors import UserError
@@ -57,7 +58,7 @@ def take_steps(arm: str, flags: list[str]) -> dict[str, list[float]]:
     trainer.machine = Precise(trainer.machine.device, torch.float64)
     trainer.model.double()
     trainer.parallel = distributed.parallel(trainer.model) if distributed.world() > 1 else None
-    trainer.optimizer = train.make_optimizer(trainer.model, trainer.config)
+    trainer.optimizer = make_optimizer(trainer.model, trainer.config)
     if trainer.adversary:
         learn = trainer.adversary.learn  # in single precision: it is small enough
         trainer.adversary.learn = lambda logits, labels: learn(logits, labels.float())
