@@ -114,6 +114,8 @@ def attempt(pipeline: Pipeline, case: Case, chance: random.Random) -> str:
         ended = pipeline.start(case.stage, seconds=seconds)
     else:
         ended = pipeline.start(case.stage, case.injection(pipeline.runs))
+    if case.what == KILLED and case.number is not None and ended.status != -9:
+        return f"was not hit, and ended with {ended.status}"
     if case.what == FULL and not (ended.clean or ended.status == 0):
         return f"told the full disk badly ({ended.status}): {last_line(ended)}"
     if case.what != FULL and ended.status not in (0, *RESUMABLE):

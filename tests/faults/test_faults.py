@@ -117,4 +117,4 @@ def test_a_hung_stage_and_a_defect_are_no_success(small: Pipeline, tmp_path: Pat
     assert forked(lambda: __import__("time").sleep(60), tmp_path / "log", seconds=0.1) == -9
     case = Case(small.stages[0], KILLED, KINDS[0], 0)
     small.before["it"] = small.after["it"] = tmp_path / "nothing"
-    assert "ended with 1" in attempt(small, case, random.Random(0))
+    assert "was not hit, and ended with 1" in attempt(small, case, random.Random(0))
