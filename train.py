@@ -431,8 +431,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if done.exists() and best.exists():
         print(f"{done.parent}: trained already")
         return 0
-    lock = held(run.arm_lock(args.arm, args.round), f"{run.root}, arm {args.arm},")
-    with distributed.main_alone(lock), loader_faults():
+    with held(run.arm_lock(args.arm, args.round), f"{run.root}, arm {args.arm},"), loader_faults():
         if distributed.is_main():
             if done.exists():
                 print(f"{best}: has gone: training anew")

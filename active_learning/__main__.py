@@ -13,7 +13,7 @@ from typing import Any
 import config as settings
 from active_learning.query import ask_round
 from datasets.checked import require_checked
-from utils.distributed import barrier, is_main, main_alone
+from utils.distributed import barrier, is_main
 from utils.errors import UserError
 from utils.locks import held
 from utils.run_folder import RunFolder
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = RunFolder(config.run_folder)
     # All arms' answers go into one ledger, which is read at the start and written at the end.
     with (
-        main_alone(held(run.lock("asking"), f"{run.root}, asking,")),
-        main_alone(held(run.arm_lock(args.arm, args.round), f"{run.root}, arm {args.arm},")),
+        held(run.lock("asking"), f"{run.root}, asking,"),
+        held(run.arm_lock(args.arm, args.round), f"{run.root}, arm {args.arm},"),
     ):
         if args.round == 0 and is_main():
             # The masks too: the oracle that stands in for a person answers from them.

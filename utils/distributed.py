@@ -11,7 +11,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -172,11 +171,6 @@ def any_of(flag: bool) -> bool:
 def barrier() -> None:
     """Wait until all processes are here."""
     any_of(False)
-
-
-def main_alone(context: AbstractContextManager) -> AbstractContextManager:
-    """Return a context that the main process alone enters; the others' does nothing."""
-    return context if is_main() else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
