@@ -27,15 +27,17 @@ from active_learning.self_training import Taught, Teacher
 from active_learning.validation import Validation
 from config import Config
 from datasets.augment import Augmentation
-from datasets.cache import ResizedImages, ResizedMasks
+from datasets.cache import ResizedImages, ResizedMasks, native_sizes
 from datasets.checked import require_checked
 from datasets.groups import images_apart, list_groups
 from datasets.index import Sample
+from datasets.points import read_answers
 from datasets.round_labels import class_weights, read_point_labels
 from datasets.training import (
     Batch,
     Labels,
     MaskLabels,
+    PointLabels,
     TrainingSet,
     loader_faults,
     make_loader,
@@ -64,6 +66,21 @@ from utils.stopping import Stopped, finishing, stop_requested
 
 FEW = 10
 """Validation images below which the user is told that the choice of a checkpoint is half chance."""
+
+
+def make_validation(
+    config: Config, run: RunFolder, arm: str, samples: Sequence[Sample]
+) -> Validation:
+    """Return the validation on held-out images: by masks for the dense arm, else by points."""
+    images = ResizedImages(samples, config.size, config.cache_mb, "validation")
+    if arm == "dense":
+        masks = ResizedMasks(samples, config.size, config.cache_mb, "validation")
+        labels: Labels = MaskLabels(masks)
+    else:
+        answers = read_answers([run.validation_points], samples)
+        labels = PointLabels(answers, native_sizes(samples), config.size)
+    pieces = images_apart(samples, config.grouped, config.at_a_time)
+    return Validation(images, labels, pieces, config.at_a_time)
 
 
 class Trainer(Learner):
@@ -114,7 +131,7 @@ class Trainer(Learner):
         )
         if config.match_classes:
             self.weigh(*class_weights(self.run, arm, round_index))
-        self.validation = Validation(config, self.run, arm, held_out)
+        self.validation = make_validation(config, self.run, arm, held_out)
         self.snapshot_epochs = snapshot_epochs(config.epochs, config.snapshots, config.first_cycle)
         self.epoch, self.best, self.rows, self.sums = 0, math.inf, [], EpochSums()
         self._build()

@@ -7,17 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from config import Config
-from datasets.cache import ResizedImages, ResizedMasks, native_sizes
-from datasets.groups import images_apart
-from datasets.index import Sample
-from datasets.points import read_answers
-from datasets.training import Labels, MaskLabels, PointLabels
+from datasets.cache import ResizedImages
+from datasets.training import Labels
 from models import SaliencyNet
 from models.mean_maps import mean_maps
 from utils.device import Machine
 from utils.distributed import all_reduce_sum, shard
-from utils.run_folder import RunFolder
 
 
 class Validation:
@@ -26,19 +21,23 @@ class Validation:
     Random points are a fair sample of the pixels, so the error at them estimates the error on
     the masks without bias. In a training with groups each group is looked at by itself. Several
     processes share the work, and find the same number as one would.
+
+    Args:
+        images: the held-out images.
+        labels: what is known of them.
+        pieces: places of the images that are looked at together.
+        batch_size: most images looked at at a time.
     """
 
-    def __init__(self, config: Config, run: RunFolder, arm: str, samples: Sequence[Sample]) -> None:
-        self.images = ResizedImages(samples, config.size, config.cache_mb, "validation")
-        self.batch_size = config.at_a_time
-        self.pieces = images_apart(samples, config.grouped, self.batch_size)
-        if arm == "dense":
-            masks = ResizedMasks(samples, config.size, config.cache_mb, "validation")
-            labels: Labels = MaskLabels(masks)
-        else:
-            of_image = read_answers([run.validation_points], samples)
-            labels = PointLabels(of_image, native_sizes(samples), config.size)
-        self.labels = [torch.from_numpy(labels.at(i, np.eye(3))) for i in range(len(samples))]
+    def __init__(
+        self,
+        images: ResizedImages,
+        labels: Labels,
+        pieces: Sequence[Sequence[int]],
+        batch_size: int,
+    ) -> None:
+        self.images, self.pieces, self.batch_size = images, pieces, batch_size
+        self.labels = [torch.from_numpy(labels.at(i, np.eye(3))) for i in range(len(images))]
 
     @torch.no_grad()
     def error(self, model: SaliencyNet, machine: Machine) -> float:

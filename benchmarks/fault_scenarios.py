@@ -167,10 +167,10 @@ def _training_picture_gone(pipeline: Pipeline) -> str:
     def prepare() -> None:
         real = train.Trainer.train_epoch
 
-        def train_epoch(self: Any) -> dict[str, float]:
+        def train_epoch(self: Any, began: float) -> dict[str, float]:
             if self.epoch == 1:
                 pictures[0].parent.rename(hidden)
-            return real(self)
+            return real(self, began)
 
         train.Trainer.train_epoch = train_epoch
 

@@ -17,6 +17,7 @@ from torch import nn
 import active_learning.query as query
 from active_learning.query import Pool
 from benchmarks.pipeline_clock import Clock, resident_peak
+from benchmarks.pipeline_stages import whole_epoch
 from benchmarks.pipeline_trial import begin, prepare
 from config import Config
 from models import Prediction
@@ -124,8 +125,8 @@ def _training_seconds(trainer: Trainer, clock: Clock, turns: int) -> float:
     looks = 0.0
     if trainer.teacher:
         looks = clock.seconds(lambda: trainer.teacher.look(0, trainer.machine))
-    trainer.train_epoch()
-    epoch = median(clock.seconds(trainer.train_epoch) for _ in range(turns))
+    whole_epoch(trainer)
+    epoch = median(clock.seconds(lambda: whole_epoch(trainer)) for _ in range(turns))
     return trainer.config.snapshots * looks + trainer.config.epochs * epoch
 
 

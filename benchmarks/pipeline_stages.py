@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,6 +29,7 @@ from test import Segmenter
 from train import Trainer
 from utils.cores import core_count
 from utils.device import Machine
+from utils.epoch_sums import EpochSums
 from utils.metrics import METRICS, parts_of
 from utils.run_folder import RunFolder, list_snapshots
 
@@ -109,12 +111,17 @@ def asking(config: Config, pool: Pool, machine: Machine, clock: Clock, turns: in
     return [*rows, *inside, Row("  all else (loading, images, oracle)", count, whole - spent)]
 
 
+def whole_epoch(trainer: Trainer) -> None:
+    """Train an epoch anew, whatever was trained before."""
+    trainer.sums = EpochSums()
+    trainer.train_epoch(time.monotonic())
+
+
 def training(
     config: Config, machine: Machine, clock: Clock, turns: int, arm: str, trainer: Trainer
 ) -> list[Row]:
     """Time an epoch of a training, beside its steps on a batch that lies on the device."""
-    size = trainer.sampler.batch_size
-    count = len(trainer.sampler) * size
+    count = len(trainer.sampler) * config.batch_size
     if trainer.teacher:
         trainer.teacher.look(0, machine)
     batch = next(iter(trainer.loader))
@@ -139,7 +146,7 @@ def training(
     told, name = "steps on one batch", f"training, {arm}"
     epochs = config.epochs if arm == "points" else 0.0
     return [
-        measure(clock, name, count, trainer.train_epoch, steps, turns, told, epochs),
+        measure(clock, name, count, lambda: whole_epoch(trainer), steps, turns, told, epochs),
         measure(clock, "  batches alone, augmented", count, batches, None, turns),
     ]
 

@@ -34,7 +34,7 @@ from config import Config
 from datasets.checked import require_checked
 from datasets.index import split_set_names
 from test import Segmenter, test_trial
-from train import Trainer, Validation
+from train import Trainer, make_validation
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError, run_script
 from utils.files import read_json, write_json
@@ -62,7 +62,7 @@ class ChoiceTrainer(Trainer):
     def __init__(self, config: Config) -> None:
         super().__init__(config, "points", 0)
         held_out = settings.training_images(config)[1]
-        self.by_masks = Validation(config, self.run, "dense", held_out)
+        self.by_masks = make_validation(config, self.run, "dense", held_out)
         path = self.folder / "choice.json"
         self.errors: list[list[float]] = read_json(path)["errors"] if path.exists() else []
         # Of an epoch that a kill has cut short nothing counts.

@@ -143,10 +143,10 @@ def test_an_interrupted_training_goes_on(flags: list[str], monkeypatch: pytest.M
     dense_twin.main(whole)
     epoch = train.Trainer.train_epoch
 
-    def cut_off(self: train.Trainer) -> dict[str, float]:
+    def cut_off(self: train.Trainer, began: float) -> dict[str, float]:
         if self.epoch == 1:
             raise KeyboardInterrupt
-        return epoch(self)
+        return epoch(self, began)
 
     with monkeypatch.context() as patch:
         patch.setattr(train.Trainer, "train_epoch", cut_off)

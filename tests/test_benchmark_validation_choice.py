@@ -23,13 +23,15 @@ def flags(tiny: list[str], tmp_path: Path) -> list[str]:
 def errors_as(monkeypatch: pytest.MonkeyPatch, points: list[float], masks: list[float]) -> None:
     """Give the validations these errors, epoch by epoch."""
     told: dict[str, Iterator[float]] = {"points": iter(points), "dense": iter(masks)}
-    begin = train.Validation.__init__
+    make = train.make_validation
 
-    def watched(self: train.Validation, config: object, run: object, arm: str, *rest: object):
-        begin(self, config, run, arm, *rest)
-        self.arm = arm
+    def watched(config: object, run: object, arm: str, samples: object) -> train.Validation:
+        made = make(config, run, arm, samples)
+        made.arm = arm
+        return made
 
-    monkeypatch.setattr(train.Validation, "__init__", watched)
+    for module in (train, benchmark):
+        monkeypatch.setattr(module, "make_validation", watched)
     monkeypatch.setattr(train.Validation, "error", lambda self, *_: next(told[self.arm]))
 
 

@@ -364,10 +364,10 @@ def test_validation_sees_whole_groups(grouped: list[str], network: SaliencyNet) 
     for size in (2, 16):
         config = config_of([*flags, "--batch_size", str(size)])
         samples = list_set(config.data_root, TRAIN)
-        validation = train.Validation(config, RunFolder(config.run_folder), "dense", samples)
+        validation = train.make_validation(config, RunFolder(config.run_folder), "dense", samples)
         errors.append(validation.error(network, CPU))
     flat = dataclasses.replace(config, grouped=False, relation="none")
-    mixed = train.Validation(flat, RunFolder(config.run_folder), "dense", samples)
+    mixed = train.make_validation(flat, RunFolder(config.run_folder), "dense", samples)
     assert errors[0] == pytest.approx(errors[1], abs=1e-6)
     assert abs(mixed.error(network, CPU) - errors[0]) > 1e-5
 
