@@ -26,7 +26,7 @@ from datasets.cache import ResizedImages, ResizedMasks
 from models.stored import load_model
 from utils.device import choose_machine
 from utils.errors import run_script
-from utils.run_folder import RunFolder
+from utils.run_folder import RunFolder, list_snapshots
 from utils.tables import text_table
 
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     samples = samples[:: max(1, len(samples) // args.images)][: args.images]
     images = ResizedImages(samples, config.size, config.cache_mb, "training")
     masks = ResizedMasks(samples, config.size, config.cache_mb, "training")
-    paths = sorted(run.snapshots("points", args.round).glob("*.pth"))
+    paths = list_snapshots(run.snapshots("points", args.round))
     snapshots = [load_model(path, machine)[0] for path in paths]
     ways: list[tuple[str, dict[str, Any]]] = [
         (f"adversarial_shift, eps {eps:g}/255", {"attack_eps": eps, "attack_step": eps / 4})
