@@ -48,7 +48,10 @@ def make_objective(config: Config, arm: str) -> Objective:
 
 
 class NotFinite(Exception):
-    """A step's loss or gradient is no number; the weights are as they were before the step."""
+    """A step's loss or gradient is no number; the weights are as they were before the step.
+
+    So are batch norm's statistics with ``--on_nan skip``, which goes on from there.
+    """
 
 
 class Learner:

@@ -12,7 +12,7 @@ status 2. Further, stages are killed at random times, and again and again. The c
 order, so that those of the first ``--minutes`` are a fair sample.
 
 Then every kind of file that is read is spoilt in many ways (bits flipped, cut, bytes exchanged,
-numbers replaced by nan and huge ones, ...), and read; see `benchmarks.fault_files`.
+numbers replaced by nan and huge ones, ...), and read; see `fault_files.py`, `fault_readers.py`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.fault_files import readers, spoil
+from benchmarks.fault_files import spoil
 from benchmarks.fault_injection import KINDS, WRITING, Injection, fill_disk, kill, terminate
+from benchmarks.fault_readers import readers
 from benchmarks.fault_scenarios import SCENARIOS
 from benchmarks.fault_scenarios import attempt as scenario
 from benchmarks.fault_stages import Ended, Pipeline, Stage, prepare, stages

@@ -16,7 +16,7 @@ import active_learning.__main__ as asking
 import active_learning.self_training as self_training
 import config as settings
 import train
-from active_learning.self_training import Teacher
+from active_learning.self_training import Taught, Teacher
 from datasets.images import read_mask
 from datasets.points import Point, read_points, write_points
 from datasets.round_labels import class_weights
@@ -208,6 +208,22 @@ def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
     monkeypatch.setattr(train.Trainer, "step", watched_step)
     run_rounds(flag([*tiny, *"--flip 0 --crop 1 --rotate 0".split()], "workers", workers))
     assert set(steps) == {(0, 0, False), (0, 1, True), (1, 0, True), (1, 1, True)}
+
+
+@pytest.mark.parametrize(
+    ("flags", "how"),
+    [
+        ("", Taught(2, 1.25, True, True)),
+        ("--snapshots 1 --pseudo_scale 1.5 --no-pseudo_agree", Taught(1, 1.5, False, True)),
+        ("--no-pseudo_cut", Taught(2, 1.25, True, False)),
+    ],
+)
+def test_pseudo_labels_are_made_as_the_settings_say(
+    tiny: list[str], flags: str, how: Taught
+) -> None:
+    told = [*tiny, *flags.split()]
+    asking.main(told)
+    assert train.Trainer(config_of(told), "points", 0).teacher.how == how
 
 
 def test_the_discriminator_learns_from_answers_alone(

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import config
-from benchmarks.fault_files import Reader, bomb, outcome, spoil
+from benchmarks.fault_files import bomb, spoil
+from benchmarks.fault_readers import Reader, outcome
 from datasets.images import image_size, read_image, read_mask, write_png
 from datasets.index import list_set
 from datasets.maps import read_map
