@@ -91,6 +91,9 @@ class Config:
     backbone_lr: float = knob(0.1, "learning rate of the encoder, as a factor of lr")
     weight_decay: float = knob(1e-4, "weight decay (not of biases and norms)")
     clip: float = knob(1.0, "largest norm of the gradient; 0: not clipped")
+    average: float = knob(
+        0.1, "share of the training over which the weights that are kept are averaged; 0: none"
+    )
     on_nan: str = knob(
         "stop", "a loss or gradient that is no number: stop, or skip the step (few of them)"
     )
@@ -227,6 +230,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "relation": "gam",
         "contrast": 8.0,
         "classify": 0.1,
+        "average": 0.0,
         "losses_dense": {"iou": 1.0},
         "losses_others": {"iou": 3.0},
         "size": 224,
@@ -239,6 +243,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "classify_masked": 0.08,
         "triplet": 0.1,
         "binarise": "decoder",
+        "average": 0.0,
         "losses_dense": {"bce": 1.0, "iou": 1.0},
         "size": 256,
     },
@@ -259,6 +264,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "diversity": "random_top",
         "losses_points": {"bce": 1.0},
         "losses_pseudo": {},
+        "average": 0.0,
         "match_classes": False,
     },
 }
@@ -266,7 +272,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 first loss on the map (models/README.md tells how they follow from the published ones); paper is
 ASTE-AL as published, which LEAKS the mask (active_learning/README.md)."""
 
-ABSENT: dict[str, Any] = {"losses_pseudo": {}, "pseudo_scale": 1.0, "pseudo_agree": False}
+ABSENT: dict[str, Any] = {
+    "losses_pseudo": {},
+    "pseudo_scale": 1.0,
+    "pseudo_agree": False,
+    "average": 0.0,
+}
 """What settings from before a field's time stand for, where it is not today's default."""
 
 FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random", "runs", "on_nan"}

@@ -180,7 +180,7 @@ class Trainer(Learner):
             load_weights_into(model, state, last)
         elif warm:
             load_weights_into(model, load_checkpoint(earlier), earlier)
-        self.take(model)
+        self.take(model, config.average * config.epochs * len(self.sampler))
         if state is not None:
             try:
                 self._restore(state["training"])
@@ -236,7 +236,7 @@ class Trainer(Learner):
                 with finishing():
                     row = self.train_epoch(began)
                     self.epoch += 1
-                    error = self.validation.error(self.model, self.machine)
+                    error = self.validation.error(self.kept, self.machine)
                     row |= {"val_MAE": error, "seconds": time.monotonic() - began}
                     if log:
                         log.add({"epoch": self.epoch, **row})
@@ -357,7 +357,7 @@ class Trainer(Learner):
 
     def _weights(self, error: float | None) -> dict[str, Any]:
         """Return what every checkpoint holds; the validation error is unknown within an epoch."""
-        weights = {"model": self.model.state_dict(), "config": settings.to_dict(self.config)}
+        weights = {"model": self.kept.state_dict(), "config": settings.to_dict(self.config)}
         weights |= {"arm": self.arm, "round": self.round, "epoch": self.epoch, "val_MAE": error}
         return weights | {"classes": self.classes}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from active_learning.self_training import Teacher
 from config import Config
@@ -63,7 +64,8 @@ class Learner:
         machine: where to compute, and how precisely.
 
     Attributes:
-        model: the network; `take` gives it.
+        model: the network that takes the steps; `take` gives it.
+        average: its weights and buffers averaged over the last steps; None: they are not.
         parallel: the same as one of several processes; None in a single one.
         teacher: makes the pseudo labels that batches carry; None: there are none.
         class_weights: (1, 2, 1, 1), of background and foreground labels.
@@ -80,10 +82,25 @@ class Learner:
         weights = torch.tensor([background, foreground], device=self.machine.device)
         self.class_weights = weights.view(1, 2, 1, 1)
 
-    def take(self, model: SaliencyNet) -> None:
-        """Move a network to the device, and make all that it learns by."""
+    @property
+    def kept(self) -> SaliencyNet:
+        """The network that is validated and saved: the average where there is one."""
+        return self.average.module if self.average else self.model
+
+    def take(self, model: SaliencyNet, memory: float = 0) -> None:
+        """Move a network to the device, and make all that it learns by.
+
+        Args:
+            model: the network.
+            memory: steps over which its weights are averaged, exponentially: a step counts
+                1 / memory (Tarvainen and Valpola, NeurIPS 2017); up to 1: they are not.
+        """
         config, device = self.config, self.machine.device
         self.model = model.to(device, memory_format=self.machine.memory_format)
+        self.average = None
+        if memory > 1:
+            mean = get_ema_multi_avg_fn(1 - 1 / memory)
+            self.average = AveragedModel(self.model, multi_avg_fn=mean, use_buffers=True)
         if config.freeze_backbone:
             self.model.freeze_encoder()
         self.adversary = (
@@ -103,22 +120,28 @@ class Learner:
             group["lr"] = rate * factor
 
     def learning_state(self) -> dict[str, Any]:
-        """Return what, with the network's weights, the next steps depend on."""
+        """Return what, with the weights of `kept`, the next steps depend on."""
         state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         if self.adversary:
             state["adversary"] = {
                 "network": self.adversary.network.state_dict(),
                 "optimizer": self.adversary.optimizer.state_dict(),
             }
+        if self.average:
+            state["stepping"] = self.model.state_dict()
+            state["averaged"] = int(self.average.n_averaged)
         return state
 
     def load_learning_state(self, state: dict[str, Any]) -> None:
-        """Go on from a `learning_state`."""
+        """Go on from a `learning_state`, with a network taken that has the weights of `kept`."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.adversary:
             self.adversary.network.load_state_dict(state["adversary"]["network"])
             self.adversary.optimizer.load_state_dict(state["adversary"]["optimizer"])
+        if self.average:
+            self.model.load_state_dict(state["stepping"])
+            self.average.n_averaged.fill_(int(state["averaged"]))
 
     def step(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Take one optimiser step; return the total loss and its parts, detached.
@@ -153,6 +176,8 @@ class Learner:
             raise NotFinite(f"the loss is {float(total):g}, its gradient's norm {float(norm):g}")
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average:
+            self.average.update_parameters(self.model)
         if self.adversary:
             logits, labels = (torch.cat(tensors) for tensors in zip(*seen, strict=True))
             values["discriminator"] = self.adversary.learn(logits, labels)

@@ -71,7 +71,7 @@ class ChoiceTrainer(Trainer):
 
     def save(self, error: float) -> None:
         """See `Trainer.save`."""
-        self.errors.append([error, self.by_masks.error(self.model, self.machine)])
+        self.errors.append([error, self.by_masks.error(self.kept, self.machine)])
         write_json(self.folder / "choice.json", {"errors": self.errors})
         super().save(error)
         self._keep()

@@ -34,7 +34,7 @@ def tiny(sample_root: Path, tmp_path: Path) -> list[str]:
         *("--trainset", "SAMPLE-TR", "--testsets", "SAMPLE-TE", "--backbone", "mobilenet_v2"),
         *("--backbone_weights", "none", "--width", "8", "--size", "32", "--batch_size", "4"),
         *("--epochs", "2", "--snapshots", "2", "--rounds", "2", "--points_per_image", "4"),
-        *("--validation_fraction", "0.2", "--device", "cpu"),
+        *("--validation_fraction", "0.2", "--device", "cpu", "--average", "0.5"),
     ]
 
 

@@ -57,6 +57,8 @@ def take_steps(arm: str, flags: list[str]) -> dict[str, list[float]]:
     trainer = train.Trainer(settings.parse(flags, "")[0], arm, 0)
     trainer.machine = Precise(trainer.machine.device, torch.float64)
     trainer.model.double()
+    if trainer.average:  # of one step there is none
+        trainer.average.double()
     trainer.parallel = distributed.parallel(trainer.model) if distributed.world() > 1 else None
     trainer.optimizer = make_optimizer(trainer.model, trainer.config)
     if trainer.adversary:
@@ -77,7 +79,8 @@ def take_steps(arm: str, flags: list[str]) -> dict[str, list[float]]:
         total, parts = trainer.step(trainer._placed(batch, keys))
         losses = [float(distributed.all_reduce_sum(value)) for value in (total, *parts.values())]
         gradients = [float(p.grad.norm()) for p in trainer.model.parameters()]
-        buffers = [float(b.double().sum()) for b in trainer.model.buffers()]
+        kept = (*trainer.model.buffers(), *trainer.kept.state_dict().values())
+        buffers = [float(tensor.double().sum()) for tensor in kept]
         steps.append({"losses": losses, "gradients": gradients, "buffers": buffers})
     return {"steps": steps, "names": list(parts)}
 
@@ -100,7 +103,7 @@ def stages(flags: list[str]) -> dict[str, object]:
     trainer = train.Trainer(settings.parse(flags, "")[0], "points", 1)
     trainer.teacher.look(0, trainer.machine)
     maps = hashlib.sha256(trainer.teacher.maps.numpy().tobytes()).hexdigest()
-    error = trainer.validation.error(trainer.model, trainer.machine)
+    error = trainer.validation.error(trainer.kept, trainer.machine)
     testing.main(flags)
     train.main([*flags, "--round", "1"])
     return {"teacher": maps, "error": error}

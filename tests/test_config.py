@@ -72,6 +72,7 @@ OTHER = {
     "backbone_lr": ("0.5", "0.25"),
     "weight_decay": ("0", "0.01"),
     "clip": ("0", "2"),
+    "average": ("0", "0.2"),
     "snapshots": ("1", "2"),
     "ensemble": ("newest", "deep", "snapshots"),
     "first_cycle": ("1", "0.5"),
@@ -595,7 +596,10 @@ def test_differences_to_another_trial_are_told(tmp_path, capsys):
 
 def test_settings_from_before_a_field_mean_what_they_meant():
     old = settings.to_dict(Config(lr=0.5))
-    del old["losses_pseudo"], old["spend"], old["pseudo_scale"], old["pseudo_agree"]
+    for name in ("losses_pseudo", "spend", "pseudo_scale", "pseudo_agree", "average"):
+        del old[name]
     found = from_dict(old, "config.json")
-    assert found == Config(lr=0.5, losses_pseudo={}, pseudo_scale=1.0, pseudo_agree=False)
+    then = {"losses_pseudo": {}, "pseudo_scale": 1.0, "pseudo_agree": False, "average": 0.0}
+    assert found == Config(lr=0.5, **then)
     assert Config().losses_pseudo
+    assert Config().average

@@ -277,6 +277,30 @@ def test_snapshots_and_best_are_kept(tiny: list[str]) -> None:
     assert best["config"]["backbone"] == "mobilenet_v2"
 
 
+def test_what_is_kept_is_the_mean_of_the_last_weights(tiny: list[str]) -> None:
+    """Buffers too; the mean forgets within half of the training's steps, as the flags say."""
+    trainer = train.Trainer(config_of(tiny), "dense", 0)
+    memory, expected = 0.5 * 2 * len(trainer.sampler), {}
+    assert memory > 2
+    trainer.model.train()
+    for batch in trainer.loader:
+        trainer.step(batch)
+        for name, value in trainer.model.state_dict().items():
+            new = value.double()
+            old = expected.get(name, new)
+            expected[name] = old + (new - old) / memory
+    for name, value in trainer.kept.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-6)
+    weight = next(name for name in expected if name.endswith("weight"))
+    assert not torch.equal(trainer.model.state_dict()[weight], trainer.kept.state_dict()[weight])
+    trainer.save(0.5)
+    saved = load_checkpoint(trainer.run.checkpoint("dense", 0, "best"))["model"]
+    assert torch.equal(saved[weight], trainer.kept.state_dict()[weight])
+    plain = train.Trainer(config_of(flag(flag(tiny, "average", 0), "trial", "plain")), "dense", 0)
+    assert plain.kept is plain.model
+
+
 def test_warm_start_begins_where_the_last_round_ended(tiny: list[str]) -> None:
     flags = [*tiny, "--warm_start", "--lr", "0", "--weight_decay", "0"]
     run = run_rounds(flags)

@@ -53,7 +53,7 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
     for name in ("attack_eps", "attack_step"):
         demand(0 <= getattr(config, name) <= 255, name, "between 0 and 255")
     demand(0 <= config.rotate <= 180, "rotate", "between 0 and 180")
-    for name in ("flip", "colour", "pepper"):
+    for name in ("flip", "colour", "pepper", "average"):
         demand(0 <= getattr(config, name) <= 1, name, "between 0 and 1")
     for name in ("crop", "small_scale", "first_cycle"):
         demand(0 < getattr(config, name) <= 1, name, "above 0 and at most 1")
