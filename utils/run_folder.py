@@ -14,9 +14,10 @@ VALIDATION = "validation"
 """Name of the held-out split among the sets in ``preds/`` and ``scores.csv``."""
 
 
-LOCKS = (*ARMS, "asking", "maps")
+LOCKS = (*ARMS, "asking", "maps", "annotate")
 """Locks of a trial: one arm is asked or trained by one process at a time, and arms side by side;
-questions of all arms go into one ledger, and maps of all checkpoints are made by one process."""
+questions of all arms go into one ledger, maps of all checkpoints are made by one process, and one
+server puts questions to people."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class RunFolder:
     def points(self, arm: str, round_index: int) -> Path:
         """Return the answers of one round."""
         return self.training(arm, round_index) / "points.csv"
+
+    def questions(self, arm: str, round_index: int) -> Path:
+        """Return the pixels chosen for a round, where somebody may take time to answer."""
+        return self.training(arm, round_index) / "questions.csv"
 
     def answers(self, arm: str, rounds: int) -> list[Path]:
         """Return the points files of the first ``rounds`` rounds."""
@@ -93,6 +98,16 @@ class RunFolder:
     def validation_points(self) -> Path:
         """Answers at random points of the validation images."""
         return self.root / VALIDATION / "points.csv"
+
+    @property
+    def validation_questions(self) -> Path:
+        """Pixels chosen in the validation images, where somebody may take time to answer."""
+        return self.root / VALIDATION / "questions.csv"
+
+    @property
+    def journal(self) -> Path:
+        """What people answered, and when."""
+        return self.root / "oracle" / "answers.csv"
 
     @property
     def ledger(self) -> Path:

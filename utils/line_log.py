@@ -1,0 +1,104 @@
+"""A text file that only grows, line by line, and keeps every line it has taken.
+
+A machine that goes down while a line is written leaves a part of it, without a newline at its end.
+Such a part was never taken: readers pass it over, and the next writer cuts it off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from utils.errors import UserError, disk_error
+
+_LONGEST = 2**16
+"""Bytes, more than a line of ours has."""
+
+
+def append_line(path: Path, header: str, line: str) -> None:
+    """Put a line at the end of a file, and return when the disk holds it.
+
+    Of several processes and threads that append at a time, one waits for the other.
+
+    Args:
+        path: the file; made, with its folder and ``header``, if it is not there or empty.
+        header: the first line, with its newline.
+        line: the line, with its newline.
+
+    Raises:
+        UserError: the disk is full, read-only, or may not be written; nothing was appended then.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            end = _cut_part(handle, path)
+            try:
+                _write(handle, (line if end else header + line).encode())
+                os.fsync(handle)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(handle, end)
+                raise
+            if not end:
+                _sync_folder(path.parent)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise disk_error(error) or error from error
+
+
+def read_lines(path: Path, start: int = 0) -> tuple[list[str], int]:
+    """Read the whole lines of a file that begin at byte ``start`` or later.
+
+    Returns:
+        The lines, without their newlines, and the byte after the last of them, at which to go on
+        when the file has grown. Neither where the file is not there: an empty list and ``start``.
+
+    Raises:
+        UserError: a line is not UTF-8.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            found = file.read()
+    except FileNotFoundError:
+        return [], start
+    whole = found[: found.rfind(b"\n") + 1]
+    try:
+        return whole.decode().split("\n")[:-1], start + len(whole)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}, byte {start + error.start}: not UTF-8: mend or delete the line"
+        ) from None
+
+
+def _cut_part(handle: int, path: Path) -> int:
+    """Cut off what follows the last newline; return the size that is left."""
+    size = os.fstat(handle).st_size
+    tail = os.pread(handle, _LONGEST, max(0, size - _LONGEST))
+    end = size - len(tail) + tail.rfind(b"\n") + 1
+    if b"\n" not in tail and size > _LONGEST:
+        raise UserError(f"{path}: its end holds no line: move the file away")
+    if end < size:
+        os.ftruncate(handle, end)
+    return end
+
+
+def _write(handle: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(handle, data) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a new file's name on the disk, too, where the file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
