@@ -145,6 +145,16 @@ class Config:
         "pixel", "pixel, region (an answer fills its superpixel) or region_mask (leaks the mask)"
     )
     superpixels: int = knob(200, "superpixels an image, about")
+    oracle: str = knob("mask", "who answers: mask (simulated), or human (people, in a browser)")
+    reserve: int = knob(
+        5, "pixels an image and round that take the places of those that nobody can tell"
+    )
+    answer_errors: float = knob(0.0, "simulated answers: share of wrong ones")
+    answer_errors_border: float = knob(
+        0.0, "simulated answers: further share of wrong ones at an object's border"
+    )
+    answer_skips: float = knob(0.0, "simulated answers: share of pixels that cannot be told")
+    wait: bool = knob(True, "wait for people's answers; if not, leave when questions are open")
     attack: str = knob("pgd", "attack that uncovers uncertainty: a name in attacks.py, or none")
     attack_eps: float = knob(0.5, "largest change of a pixel value, in units of 1/255")
     attack_step: float = knob(0.125, "change of a pixel value per step, in units of 1/255")
@@ -158,7 +168,7 @@ class Config:
     diversity: str = knob("facility_location", "choice among candidates: a name in diversity.py")
 
     # Arms run beside the points
-    with_dense: bool = knob(True, "train the dense twin too")
+    with_dense: bool = knob(True, "train the dense twin too (where people answer: false)")
     with_random: bool = knob(False, "train on random points too (on the sample data: true)")
 
     # Machine
@@ -193,6 +203,11 @@ class Config:
         return self.data_root == SAMPLE["data_root"]
 
     @property
+    def may_skip(self) -> bool:
+        """Whether the oracle may be unable to tell a pixel."""
+        return self.oracle == "human" or self.answer_skips > 0
+
+    @property
     def schedule(self) -> list[int]:
         """Points an image asked in each round; their sum is the label budget."""
         if not self.points_per_round:
@@ -223,6 +238,9 @@ SAMPLE = {
 
 SAMPLE_GROUPS = {"trainset": "SAMPLE-CO-TR", "testsets": "SAMPLE-CO-TE"}
 """Defaults beside `SAMPLE` with a preset that looks at groups."""
+
+HUMAN = {"with_dense": False}
+"""Defaults where people answer: there may be no masks."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "gconet": {
@@ -281,6 +299,7 @@ ABSENT: dict[str, Any] = {
 """What settings from before a field's time stand for, where it is not today's default."""
 
 FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random", "runs", "on_nan"}
+FREE |= {"wait"}
 """Fields that may change while a trial runs: they touch neither points nor weights."""
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -386,6 +405,8 @@ def make_parser(description: str) -> Parser:
         options: dict[str, Any] = {"default": argparse.SUPPRESS}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
+            hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+            group.add_argument(f"--no_{name}", dest=name, action="store_false", **hidden)
         elif kind == Weights:
             default = "+".join(f"{k}={v:g}" for k, v in field.default_factory().items())  # type: ignore[misc]
             options |= {"type": parse_weights, "metavar": "NAME=WEIGHT+..."}
@@ -409,7 +430,8 @@ def resolve(flags: dict[str, Any]) -> Config:
         _check_begins(flags, path)
         root = flags.get("data_root", defaults.data_root)
         sample = root in ("", SAMPLE["data_root"])
-        config = Config(**{**_start(flags.get("preset", ""), sample), **flags})
+        human = flags.get("oracle") == "human"
+        config = Config(**{**_start(flags.get("preset", ""), sample, human), **flags})
         if not config.trainset:
             raise UserError(
                 "--trainset is missing: name the sets in <data_root>/images to train on"
@@ -417,7 +439,8 @@ def resolve(flags: dict[str, Any]) -> Config:
         return config
     saved = from_dict(read_json(path), str(path))
     # The folder of runs may have been moved since: it is where this file was found.
-    follow = _changed_preset(saved, flags.get("preset", saved.preset))
+    human = flags.get("oracle", saved.oracle) == "human"
+    follow = _changed_start(saved, flags.get("preset", saved.preset), human)
     config = dataclasses.replace(saved, **{"runs": defaults.runs, **follow, **flags})
     changed = _told(saved, config)
     if changed and _has_begun(path.parent):
@@ -448,18 +471,19 @@ def _told(old: Config, new: Config) -> str:
     return ", ".join(f"{name} {before} -> {after}" for name, (before, after) in changed.items())
 
 
-def _start(preset: str, sample: bool) -> dict[str, Any]:
-    """Return what a preset and the made sample data set otherwise than the defaults.
+def _start(preset: str, sample: bool, human: bool) -> dict[str, Any]:
+    """Return what preset, made sample data and people set otherwise than the defaults.
 
     An unknown preset is told by the check of values.
     """
-    chosen = {**PRESETS.get(preset, {}), **(SAMPLE if sample else {})}
+    chosen = {**PRESETS.get(preset, {}), **(SAMPLE if sample else {}), **(HUMAN if human else {})}
     return chosen | (SAMPLE_GROUPS if sample and chosen.get("grouped") else {})
 
 
-def _changed_preset(saved: Config, name: str) -> dict[str, Any]:
-    """Return what another preset changes in a trial, but for what was chosen apart from the old."""
-    starts = (_start(preset, saved.sample) for preset in (saved.preset, name))
+def _changed_start(saved: Config, preset: str, human: bool) -> dict[str, Any]:
+    """Return what another preset or oracle changes in a trial, but for what was chosen apart."""
+    before = _start(saved.preset, saved.sample, saved.oracle == "human")
+    starts = (before, _start(preset, saved.sample, human))
     old, new = ({**to_dict(Config()), **start} for start in starts)
     return {f: new[f] for f in FIELDS if new[f] != old[f] and getattr(saved, f) == old[f]}
 
@@ -546,7 +570,7 @@ def _check_sets(config: Config) -> None:
 
 def _tell_edited_defaults(config: Config) -> None:
     """Say which defaults of this file an older trial does not follow."""
-    base = _start(config.preset, config.sample)
+    base = _start(config.preset, config.sample, config.oracle == "human")
     edited = differences(dataclasses.replace(Config(), **base), config)
     listed = [f"{name} = {mine}" for name, (_, mine) in edited.items() if name != "trial"]
     if listed:

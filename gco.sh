@@ -3,6 +3,7 @@
 #
 #   ./gco.sh                                    on sample data that it makes itself
 #   ./gco.sh mytrial --data_root D --trainset DUTS-TR --testsets ECSSD+PASCAL-S
+#   ./gco.sh mytrial --oracle human --data_root D --trainset MYPICS     people answer, in a browser
 #
 # Every field of config.py is a flag; --help explains them. Interrupted, the same command goes on
 # where it stopped. GCO_PYTHON names an interpreter to use instead of the environment in .venv.
@@ -26,6 +27,10 @@ leave() { # status
             138 | 143) status=$STOPPED ;; # by the signal, before it could see to it
             1) if [ "${processes:-1}" -gt 1 ]; then status=$STOPPED; fi ;; # torchrun says no more
         esac
+    fi
+    if [ "$status" = "$WAITING" ]; then
+        echo "when they are answered, the same command goes on"
+        exit 0
     fi
     if [ "$status" = "$STOPPED" ]; then
         echo "stopped by SIG${stop_signal:-TERM}: the same command goes on from here" >&2
@@ -52,7 +57,7 @@ if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
 fi
 for argument in "$@"; do
     if [ "$argument" = "--help" ] || [ "$argument" = "-h" ]; then
-        sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         "$PYTHON" "$ROOT/config.py" --help
         exit 0
     fi
@@ -60,10 +65,10 @@ done
 
 # From here on the trial's own config.json holds the settings.
 plan="$("$PYTHON" "$ROOT/config.py" "$@" --save --print trial runs run_folder data_root trainset \
-    testsets rounds with_dense with_random sample processes)" || leave $?
+    testsets rounds with_dense with_random sample processes oracle)" || leave $?
 { read -r trial; read -r runs; read -r run; read -r data_root; read -r trainset; read -r testsets
   read -r rounds; read -r with_dense; read -r with_random; read -r sample
-  read -r processes; } <<< "$plan"
+  read -r processes; read -r oracle; } <<< "$plan"
 settings=(--trial "$trial" --runs "$runs")
 
 if [ "$sample" = 1 ]; then
@@ -71,6 +76,7 @@ if [ "$sample" = 1 ]; then
 fi
 check=(--data_root "$data_root" --trainset "$trainset")
 if [ -n "$testsets" ]; then check+=(--testsets "$testsets"); fi
+if [ "$oracle" = human ] && [ "$with_dense" = 0 ]; then check+=(--no-train-masks); fi
 if [ "$(cat "$run/data_checked" 2> /dev/null)" != "${check[*]}" ]; then
     stage -m datasets.check "${check[@]}"
     echo "${check[*]}" > "$run/data_checked"
@@ -78,6 +84,10 @@ fi
 
 one_round() { # arm round
     parallel_stage -m active_learning "${settings[@]}" --arm "$1" --round "$2"
+    # Several processes only choose: a person takes longer than they wait for each other.
+    if [ "$oracle" = human ] && [ "$processes" -gt 1 ]; then
+        stage -m active_learning "${settings[@]}" --arm "$1" --round "$2"
+    fi
     parallel_stage "$ROOT/train.py" "${settings[@]}" --arm "$1" --round "$2"
 }
 

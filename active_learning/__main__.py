@@ -3,21 +3,28 @@
 Round 0 asks about random pixels, of the training images (unless ``--first_points`` says otherwise)
 and of the validation images. A later round asks where the snapshots of the round before are
 uncertain (or at random: ``--arm random``). A round that has been asked is left alone.
+
+Where people answer (``--oracle human``), the questions are written down, and a server puts them to
+people in a browser; the round goes on when all are answered. With ``--no_wait`` it ends with status
+3 while some are open. Several processes (torchrun) only write the questions: one alone asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import config as settings
-from active_learning.query import ask_round
+from active_learning.people import wait_for_answers
+from active_learning.query import Pool, answer_round, choose_round
 from datasets.checked import require_checked
-from utils.distributed import barrier, is_main
+from utils.distributed import barrier, is_main, world
 from utils.errors import UserError
 from utils.locks import held
 from utils.run_folder import RunFolder
 from utils.stages import run_stage
+from utils.stopping import EXIT_WAITING
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,14 +47,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         held(run.arm_lock(args.arm, args.round), f"{run.root}, arm {args.arm},"),
     ):
         if args.round == 0 and is_main():
-            # The masks too: the oracle that stands in for a person answers from them.
-            require_checked(run.root, config.data_root, config.trainset, masks=True)
+            # The masks too, where the oracle that stands in for a person answers from them.
+            masks = config.oracle == "mask"
+            require_checked(run.root, config.data_root, config.trainset, masks)
         if is_main():
             settings.save(config)
         barrier()
-        answered = ask_round(config, args.arm, args.round)
+        pool = Pool(config)
+        choose_round(pool, args.arm, args.round)
+        if config.oracle == "human" and not run.points(args.arm, args.round).exists():
+            if world() > 1:
+                # A person takes longer than processes wait for each other.
+                print("the questions are chosen: run this in one process to have them answered")
+                return 0
+            if not wait_for_answers(config, _asked(run, args.arm, args.round)):
+                return EXIT_WAITING
+        answered = answer_round(pool, args.arm, args.round)
     print(f"{answered}: answered")
     return 0
+
+
+def _asked(run: RunFolder, arm: str, round_index: int) -> list[Path]:
+    """Return the questions files of a round that are to be answered."""
+    pairs = [(run.questions(arm, round_index), run.points(arm, round_index))]
+    if round_index == 0:
+        pairs.insert(0, (run.validation_questions, run.validation_points))
+    return [asked for asked, answered in pairs if not answered.exists()]
 
 
 if __name__ == "__main__":

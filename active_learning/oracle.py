@@ -1,17 +1,20 @@
 """The oracle: the only part of active learning that may open a mask.
 
 It answers for one pixel at a time and writes every question into a ledger, so that anyone can
-count what a label budget bought. What it is not asked about, it does not tell.
+count what a label budget bought. What it is not asked about, it does not tell. (People answer
+elsewhere: `active_learning.people`.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
 
+from active_learning.mistakes import Mistakes
 from datasets.images import image_size, read_mask, write_png
 from datasets.index import Sample
 from datasets.points import Point, read_points, write_points
@@ -23,10 +26,17 @@ SPECK = 0.0005
 
 
 class Oracle(Protocol):
-    """Anyone who can label pixels: a simulation that reads masks, or a person."""
+    """Anyone who can label pixels: a simulation that reads masks, or people."""
+
+    @property
+    def people(self) -> Mapping[tuple[str, int, int], tuple[str, float]] | None:
+        """Who answered for an image, x and y, and the seconds it took; None: no people."""
 
     def ask(self, sample: Sample, pixels: np.ndarray, round_index: int) -> list[Point]:
-        """Return the labels of the asked pixels, (K, 2) of x and y in the image's own pixels."""
+        """Return the labels of the asked pixels, (K, 2) of x and y in the image's own pixels.
+
+        Those that cannot be told are left out.
+        """
 
     def point_out(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
         """Return pixels of the annotator's own choice, to be asked: on each object, and beside."""
@@ -36,15 +46,17 @@ class Oracle(Protocol):
 
 
 class MaskOracle:
-    """Answers from masks, as a careful person would.
+    """Answers from masks, as a careful person would, or one who makes mistakes.
 
     The ledger has the form of a points file, in the order of the questions. A pixel that stands
     in it is answered from it, and not counted again: a round that was interrupted and begun anew
     costs nothing twice.
     """
 
-    def __init__(self, ledger: Path) -> None:
-        self.path = ledger
+    people = None
+
+    def __init__(self, ledger: Path, mistakes: Mistakes | None = None) -> None:
+        self.path, self.mistakes = ledger, mistakes
         answered = read_points(ledger) if ledger.exists() else []
         self.ledger = {(point.image, point.x, point.y): point for point in answered}
 
@@ -58,10 +70,18 @@ class MaskOracle:
         new = [key for key in keys if key not in self.ledger]
         if new:
             mask = _mask_of(sample, image_size(sample.image))
-            for key in new:
-                _, x, y = key
-                self.ledger[key] = Point(*key, int(mask[y, x]), round_index)
-        return [self.ledger[key]._replace(round=round_index) for key in keys]
+            for key, said in zip(new, self._say(mask, sample.name, new), strict=True):
+                if said is not None:
+                    self.ledger[key] = Point(*key, int(said), round_index)
+        told = (key for key in keys if key in self.ledger)
+        return [self.ledger[key]._replace(round=round_index) for key in told]
+
+    def _say(
+        self, mask: np.ndarray, image: str, keys: Sequence[tuple[str, int, int]]
+    ) -> Sequence[bool | None]:
+        if self.mistakes:
+            return self.mistakes.say(image, mask, [(x, y) for _, x, y in keys])
+        return [mask[y, x] for _, x, y in keys]
 
     def point_out(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
         """Choose a pixel on each salient object, and one on the background.

@@ -1,9 +1,12 @@
-"""One round of questions: look at every image of the pool, choose its pixels, ask the oracle."""
+"""One round of questions: look at every image of the pool, choose its pixels, ask the oracle.
+
+What is chosen is on disk before anybody is asked: people may take days over a round.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +15,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from active_learning.asking import (
+    NONE,
+    answer_questions,
+    asked_pixels,
+    put_questions,
+    untold_pixels,
+)
 from active_learning.attacks import (
     ATTACKS,
     AttackSettings,
@@ -21,7 +31,9 @@ from active_learning.attacks import (
 )
 from active_learning.diversity import DIVERSITY
 from active_learning.ensembles import ensemble_files, neighbour_vote, predict_snapshots
+from active_learning.mistakes import Mistakes
 from active_learning.oracle import MaskOracle, Oracle, leak_regions
+from active_learning.people import HumanOracle
 from active_learning.selection import (
     Candidates,
     Choice,
@@ -37,7 +49,7 @@ from config import Config, training_images
 from datasets.cache import ResizedImages, native_sizes
 from datasets.groups import images_apart
 from datasets.index import Sample
-from datasets.points import Point, read_answers, write_points
+from datasets.points import read_answers
 from datasets.superpixels import SuperpixelCache
 from models.group_view import GroupView, view_group
 from models.saliency_net import SaliencyNet
@@ -180,14 +192,27 @@ class SheetNotes:
 
 
 class Pool:
-    """The training images of a trial, what is known of them, and whom to ask."""
+    """The training images of a trial, what is known of them, and whom to ask.
+
+    A round is asked in two steps: its pixels are chosen and written down, then the oracle answers.
+    What is written down is not chosen anew. Where somebody may be unable to tell, each image has a
+    reserve of pixels, too, that take the places of those that cannot be told.
+    """
 
     def __init__(self, config: Config, oracle: Oracle | None = None) -> None:
         self.config = config
         self.run = RunFolder(config.run_folder)
         self.samples, self.validation = training_images(config)
-        self.oracle = oracle or MaskOracle(self.run.ledger)
+        self._oracle = oracle
         self.regions = SuperpixelCache(self.run.superpixels, config.superpixels)
+        self.spare = config.reserve if config.may_skip else 0
+
+    @property
+    def oracle(self) -> Oracle:
+        """Whom to ask; people only when they have answered."""
+        if self._oracle is None:
+            self._oracle = make_oracle(self.config, self.run)
+        return self._oracle
 
     def known(self, arm: str, rounds: int) -> list[np.ndarray]:
         """Return the points of rounds 0..rounds-1, one array (K, 3) of x, y, label an image.
@@ -197,37 +222,52 @@ class Pool:
         """
         return read_answers(self.run.answers(arm, rounds), self.samples)
 
-    def ask_validation(self) -> None:
-        """Ask about random pixels of the validation images, as many an image as the budget."""
-        if self.run.validation_points.exists():
-            return
-        chosen = self._random(self.validation, None, self.config.points_per_image, "validation")
-        self._ask(self.validation, chosen, 0, self.run.validation_points)
+    def untold(self, arm: str, rounds: int) -> list[np.ndarray]:
+        """Return the pixels, (U, 2) of x and y an image, that nobody could tell in some rounds."""
+        rounds = rounds if self.spare else 0
+        paths = [(self.run.questions(arm, i), self.run.points(arm, i)) for i in range(rounds)]
+        return untold_pixels(paths, self.samples)
 
-    def ask_first(self) -> None:
-        """Ask round 0 of every arm: random pixels, a grid of them, or those a person points out."""
+    def choose_validation(self) -> None:
+        """Choose random pixels of the validation images, as many an image as the budget."""
+        path = self.run.validation_questions
+        if not (path.exists() or self.run.validation_points.exists()):
+            count = self.config.points_per_image
+            chosen, reserve = self._random(self.validation, count, "validation")
+            put_questions(path, 0, self.validation, chosen, reserve)
+
+    def choose_first(self) -> None:
+        """Choose round 0 of every arm: random pixels, a grid, or those a person points out."""
         how, count, key = self.config.first_points, self.config.schedule[0], "points round 0"
+        if self._chosen("points", 0):
+            return
         if how == "object":
             seeded = ((s, generator_for(self.config.seed, key, s.name)) for s in self.samples)
             chosen = [self.oracle.point_out(sample, rng) for sample, rng in seeded]
+            reserve = chosen[:0]
         elif how == "grid":
             sizes = native_sizes(self.samples)
             chosen = [grid_pixels(width, height, count) for width, height in sizes]
+            reserve = self._reserve(self.samples, chosen, key)
         else:
-            chosen = self._random(self.samples, None, count, key)
+            chosen, reserve = self._random(self.samples, count, key)
         nothing = np.empty((0, 3), np.int64)
         self._save_sheet(0, [SheetNotes(index, nothing) for index in self._shown()])
-        self._finish("points", 0, chosen)
+        put_questions(self.run.questions("points", 0), 0, self.samples, chosen, reserve)
 
-    def ask_random(self, round_index: int) -> None:
-        """Ask about random pixels: a later round of the random arm."""
-        count = self.config.schedule[round_index]
-        known = self.known("random", round_index)
-        chosen = self._random(self.samples, known, count, f"random round {round_index}")
-        self._finish("random", round_index, chosen)
+    def choose_random(self, round_index: int) -> None:
+        """Choose random pixels: a later round of the random arm."""
+        if self._chosen("random", round_index):
+            return
+        count, key = self.config.schedule[round_index], f"random round {round_index}"
+        known, skipped = self.known("random", round_index), self.untold("random", round_index)
+        taken = [np.concatenate([k[:, :2], u]) for k, u in zip(known, skipped, strict=True)]
+        chosen, reserve = self._random(self.samples, count, key, taken)
+        path = self.run.questions("random", round_index)
+        put_questions(path, round_index, self.samples, chosen, reserve)
 
-    def ask_uncertain(self, round_index: int, machine: Machine) -> None:
-        """Ask about the pixels that the last round's ensemble is uncertain about.
+    def choose_uncertain(self, round_index: int, machine: Machine) -> None:
+        """Choose the pixels that the last round's ensemble is uncertain about.
 
         Of an image no more is kept than the pixels it may be asked, and their worth.
 
@@ -235,7 +275,9 @@ class Pool:
             UserError: a network of it is missing, or its training diverged; names file or folder.
         """
         config = self.config
-        known = self.known("points", round_index)
+        if self._chosen("points", round_index):
+            return
+        known, skipped = self.known("points", round_index), self.untold("points", round_index)
         if not self.run.trained("points", round_index - 1).exists():
             raise UserError(
                 f"{self.run.training('points', round_index - 1)}: not trained to its end: run "
@@ -247,32 +289,43 @@ class Pool:
         key, count = f"round {round_index}", config.schedule[round_index]
         pooled = config.spend == "pool"
         shown = self._shown()
-        chosen: list[np.ndarray] = [np.empty((0, 2), np.int64)] * len(images)
-        worth = [0.0] * len(images)
+        found: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
         sheet: list[SheetNotes] = []
-        seen: list[int] = []
         wanted = count * CAP if pooled else count
-        choose = partial(self._choose, known, wanted, key, files[-1].parent)
-        found = pool_maps(images, ensemble, config, machine, key)
-        work = in_background(choose, found, config.batch_size)
+        choose = partial(self._choose, known, skipped, wanted, key, files[-1].parent)
+        maps_of = pool_maps(images, ensemble, config, machine, key)
+        work = in_background(choose, maps_of, config.batch_size)
         about = -(-len(images) // world())
         bar = tqdm(work, f"asking, {key}", about, unit="image", disable=not is_main())
         for (index, maps), choice in bar:
-            chosen[index], worth[index] = choice.pixels, choice.worth
-            seen.append(index)
+            found[index] = choice.pixels, choice.reserve, choice.worth
             if index in shown:
                 sheet.append(SheetNotes(index, known[index], maps.kept(), choice))
-        for theirs in gather_objects([(index, chosen[index], worth[index]) for index in seen]):
-            for index, pixels, value in theirs:
-                chosen[index], worth[index] = pixels, value
+        for theirs in gather_objects(found):
+            found |= theirs
         sheet = [notes for theirs in gather_objects(sheet) for notes in theirs]
         if not is_main():
             return
         self._save_sheet(round_index, sorted(sheet, key=lambda notes: notes.index))
-        self._finish("points", round_index, spend(chosen, worth, count) if pooled else chosen)
+        chosen, reserve, worth = zip(*(found[i] for i in range(len(images))), strict=True)
+        given = spend(chosen, worth, count) if pooled else chosen
+        # What the pool did not spend on an image comes before its reserve.
+        rest = [
+            np.concatenate([pixels[len(own) :], more])[: self.spare if len(own) else 0]
+            for own, pixels, more in zip(given, chosen, reserve, strict=True)
+        ]
+        path = self.run.questions("points", round_index)
+        put_questions(path, round_index, self.samples, given, rest)
 
     def _choose(
-        self, known: list[np.ndarray], count: int, key: str, source: Path, index: int, maps: Maps
+        self,
+        known: list[np.ndarray],
+        skipped: list[np.ndarray],
+        count: int,
+        key: str,
+        source: Path,
+        index: int,
+        maps: Maps,
     ) -> Choice:
         """Choose the pixels of one image; ``source`` is the folder of the networks it told."""
         config, sample = self.config, self.samples[index]
@@ -283,42 +336,83 @@ class Pool:
             )
         regions = self.regions(sample)
         grid = Grid(regions.shape[1], regions.shape[0], config.size)
-        return choose_pixels(
+        choose = partial(
+            choose_pixels,
             scores=to_grid(maps.scores, grid),
             features=maps.features,
             regions=regions,
-            points=known[index],
-            count=count,
             candidates=Candidates(config.candidates_percent, config.candidates_max),
             rule=look_up(DIVERSITY, config.diversity, "diversity rule"),
-            rng=generator_for(config.seed, key, sample.name),
+            untold=skipped[index],
         )
+        rng = generator_for(config.seed, key, sample.name)
+        choice = choose(points=known[index], count=count, rng=rng)
+        if not self.spare:
+            return choice
+        # A choice of its own, as if the pixels were answered: to want more of the first could
+        # change what that begins with, where candidates are few.
+        asked = np.pad(choice.pixels, ((0, 0), (0, 1)))
+        rng = generator_for(config.seed, f"{key} reserve", sample.name)
+        points = np.concatenate([known[index], asked])
+        return replace(choice, reserve=choose(points=points, count=self.spare, rng=rng).pixels)
+
+    def _chosen(self, arm: str, round_index: int) -> bool:
+        asked, answered = self.run.questions(arm, round_index), self.run.points(arm, round_index)
+        return asked.exists() or answered.exists()
 
     def _random(
-        self, samples: Sequence[Sample], known: list[np.ndarray] | None, count: int, key: str
+        self,
+        samples: Sequence[Sample],
+        count: int,
+        key: str,
+        taken: Sequence[np.ndarray] | None = None,
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Draw pixels of each image, none of them taken, (T, 2); return them and the reserve."""
+        if taken is None:
+            taken = [NONE] * len(samples)
+        chosen = self._draw(samples, taken, count, key)
+        both = [np.concatenate(pair) for pair in zip(taken, chosen, strict=True)]
+        return chosen, self._reserve(samples, both, key)
+
+    def _reserve(
+        self, samples: Sequence[Sample], taken: Sequence[np.ndarray], key: str
     ) -> list[np.ndarray]:
-        chosen = []
-        for index, (width, height) in enumerate(native_sizes(samples)):
-            taken = [] if known is None else [(int(x), int(y)) for x, y, _ in known[index]]
-            rng = generator_for(self.config.seed, key, samples[index].name)
-            chosen.append(random_pixels(width, height, taken, count, rng))
-        return chosen
+        """Draw the reserve of random pixels, from numbers of its own."""
+        return self._draw(samples, taken, self.spare, f"{key} reserve") if self.spare else []
 
-    def _finish(self, arm: str, round_index: int, chosen: list[np.ndarray]) -> None:
-        """Ask the oracle; in the mode that leaks the mask, have it label the superpixels too."""
-        if self.config.label_mode == "region_mask":
-            self._leak(arm, round_index, chosen)
-        self._ask(self.samples, chosen, round_index, self.run.points(arm, round_index))
+    def _draw(
+        self, samples: Sequence[Sample], taken: Sequence[np.ndarray], count: int, key: str
+    ) -> list[np.ndarray]:
+        drawn = []
+        sizes = native_sizes(samples)
+        for sample, (width, height), pixels in zip(samples, sizes, taken, strict=True):
+            rng = generator_for(self.config.seed, key, sample.name)
+            busy = [(int(x), int(y)) for x, y in pixels]
+            drawn.append(random_pixels(width, height, busy, count, rng))
+        return drawn
 
-    def _ask(
-        self, samples: Sequence[Sample], chosen: list[np.ndarray], round_index: int, path: Path
-    ) -> None:
-        answers: list[Point] = []
-        for sample, pixels in zip(samples, chosen, strict=True):
-            answers += self.oracle.ask(sample, pixels, round_index)
-        # The ledger first: no answer is ever used that it does not hold.
-        self.oracle.save()
-        write_points(path, answers)
+    def answer_validation(self) -> None:
+        """Have the chosen pixels of the validation images answered."""
+        if not self.run.validation_points.exists():
+            questions = self.run.validation_questions
+            answer_questions(questions, self.validation, self.oracle, self.run.validation_points)
+
+    def answer(self, arm: str, round_index: int) -> Path:
+        """Have the chosen pixels of a round answered; return the points file.
+
+        In the mode that leaks the mask, the superpixels are labelled too.
+
+        Raises:
+            UserError: the questions are missing or damaged, or do not fit the images; people have
+                not answered them all, or could tell none of them; a mask is missing.
+        """
+        path = self.run.points(arm, round_index)
+        if not path.exists():
+            questions = self.run.questions(arm, round_index)
+            if self.config.label_mode == "region_mask":
+                self._leak(arm, round_index, asked_pixels(questions, self.samples))
+            answer_questions(questions, self.samples, self.oracle, path)
+        return path
 
     def _leak(self, arm: str, round_index: int, chosen: list[np.ndarray]) -> None:
         folder = self.run.region_labels(arm, round_index)
@@ -355,27 +449,58 @@ class Pool:
             np.savez_compressed(temporary, **arrays)
 
 
-def ask_round(config: Config, arm: str, round_index: int) -> Path:
-    """Make the points file of a round, unless it is there; return its path.
+def make_oracle(config: Config, run: RunFolder) -> Oracle:
+    """Return the oracle that the settings name."""
+    if config.oracle == "human":
+        return HumanOracle(run.ledger, run.journal)
+    mistakes = Mistakes(
+        config.seed, config.answer_errors, config.answer_errors_border, config.answer_skips
+    )
+    return MaskOracle(run.ledger, mistakes)
 
-    Round 0 makes that of the validation images too.
+
+def choose_round(pool: Pool, arm: str, round_index: int) -> None:
+    """Write down the pixels of a round, unless that is done; round 0's and the validation's.
+
+    Of several processes all take part.
 
     Raises:
         UserError: the rounds before are not there, or a file is damaged; names the file.
     """
+    config = pool.config
     if config.deterministic:
         make_deterministic()
-    pool = Pool(config)
-    path = pool.run.points(arm, round_index)
     if arm == "points" and round_index > 0:
-        if not path.exists():
+        if not pool.run.points(arm, round_index).exists():
             machine = choose_machine(config.device, config.precision)
             what = f"asking about {config.at_a_time} images of {config.size} pixels at a time"
             with memory_advice(what, ["--device cpu", f"--cache_mb {config.cache_mb // 2}"]):
-                pool.ask_uncertain(round_index, machine)
+                pool.choose_uncertain(round_index, machine)
     elif is_main():  # nothing is computed that others could share
         if round_index == 0:
-            pool.ask_validation()
-        if not path.exists():
-            pool.ask_first() if round_index == 0 else pool.ask_random(round_index)
-    return path
+            pool.choose_validation()
+            pool.choose_first()
+        else:
+            pool.choose_random(round_index)
+
+
+def answer_round(pool: Pool, arm: str, round_index: int) -> Path:
+    """Make the points file of a round whose pixels are chosen, unless it is there; return its path.
+
+    Round 0 makes that of the validation images too. Of several processes the first one works.
+
+    Raises:
+        UserError: as for `Pool.answer`.
+    """
+    if is_main():
+        if round_index == 0:
+            pool.answer_validation()
+        pool.answer(arm, round_index)
+    return pool.run.points(arm, round_index)
+
+
+def ask_round(config: Config, arm: str, round_index: int) -> Path:
+    """Choose the pixels of a round and have them answered at once; return the points file."""
+    pool = Pool(config)
+    choose_round(pool, arm, round_index)
+    return answer_round(pool, arm, round_index)

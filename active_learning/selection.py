@@ -8,7 +8,7 @@ image.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -72,6 +72,7 @@ class Choice:
 
     Attributes:
         pixels: int64 (K, 2) of x, y, in order of choice.
+        reserve: int64 (R, 2) of x, y: what follows them, where somebody may not be able to tell.
         candidates: int64 (N, 2) of x, y that the diversity rule chose from.
         worth: mean score of the candidates; 0 where there are none.
     """
@@ -79,6 +80,7 @@ class Choice:
     pixels: Ints
     candidates: Ints
     worth: float
+    reserve: Ints = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
 
 def choose_pixels(
@@ -90,11 +92,12 @@ def choose_pixels(
     candidates: Candidates,
     rule: Rule,
     rng: np.random.Generator,
+    untold: Ints | None = None,
 ) -> Choice:
     """Choose the next pixels of one image.
 
-    Cells that hold a labelled pixel, or lie in a superpixel that holds one, are left out. Of the
-    rest the most uncertain are thinned to the best of each superpixel, and the diversity rule
+    Cells that hold a pixel asked before, or lie in a superpixel that holds one, are left out. Of
+    the rest the most uncertain are thinned to the best of each superpixel, and the diversity rule
     chooses among those. Where too few are left (a tiny image, few superpixels) the thinning, then
     the exclusion of superpixels, then the grid is given up, in this order, until ``count`` pixels
     are found or the image has no more.
@@ -108,18 +111,21 @@ def choose_pixels(
         candidates: how candidates are taken.
         rule: a diversity rule.
         rng: the image's own generator.
+        untold: int64 (U, 2) of x, y: pixels that were asked and that nobody could tell.
 
     Returns:
-        The chosen pixels, exactly ``min(count, unlabelled pixels)``, all different and unlabelled.
+        The chosen pixels, exactly ``min(count, pixels not asked before)``, all different, and not
+        asked before.
     """
     height, width = regions.shape
     grid = Grid(width, height, max(scores.shape))
     y, x = grid.lines()
     region = regions[y[:, None], x[None, :]].ravel()
+    before = points[:, :2] if untold is None else np.concatenate([points[:, :2], untold])
     asked = np.zeros(scores.shape, bool)
-    asked[grid.cells(points[:, :2])] = True
+    asked[grid.cells(before)] = True
     free = ~asked.ravel()
-    fresh = free & ~np.isin(region, regions[points[:, 1], points[:, 0]])
+    fresh = free & ~np.isin(region, regions[before[:, 1], before[:, 0]])
     flat = scores.ravel()
 
     pool = _thinned(flat, fresh, region, count, candidates)
@@ -135,7 +141,7 @@ def choose_pixels(
     phi_labelled = features_at(features, points[:, :2], width, height)
     chosen = places[rule(flat[pool], phi, phi_labelled, count, rng)]
     if len(chosen) < count:
-        taken = {(int(a), int(b)) for a, b in np.concatenate([points[:, :2], chosen])}
+        taken = {(int(a), int(b)) for a, b in np.concatenate([before, chosen])}
         more = random_pixels(width, height, taken, count - len(chosen), rng)
         chosen = np.concatenate([chosen, more])
     worth = float(flat[pool].mean(dtype=np.float64)) if len(pool) else 0.0

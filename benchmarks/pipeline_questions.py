@@ -18,8 +18,7 @@ import active_learning.query as query
 from active_learning.query import Pool
 from benchmarks.pipeline_clock import Clock, resident_peak
 from benchmarks.pipeline_stages import whole_epoch
-from benchmarks.pipeline_trial import begin, prepare
-from config import Config
+from benchmarks.pipeline_trial import ask_second, begin, forget_round, prepare
 from models import Prediction
 from models.stored import load_model
 from train import Trainer
@@ -53,11 +52,6 @@ def _table(header: Sequence[str], rows: Sequence[dict[str, Any]]) -> Found:
     return text_table(header, lines), list(rows)
 
 
-def forget_round(config: Config) -> None:
-    """Delete the answers of the second round."""
-    RunFolder(config.run_folder).points("points", 1).unlink(missing_ok=True)
-
-
 def scaling(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Found:
     """Ask about ever more images: seconds an image, and the peak of memory so far."""
     counts = [int(word) for word in args.counts.split(",") if word.isdecimal()]
@@ -68,7 +62,7 @@ def scaling(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Fo
         config = prepare({**flags, **TINY, **args.given}, count, 1, folder)
         pool, machine = begin(config, args.networks)
         clock = Clock(machine.device, args.cpu)
-        seconds = clock.seconds(lambda pool=pool, machine=machine: pool.ask_uncertain(1, machine))
+        seconds = clock.seconds(lambda pool=pool, machine=machine: ask_second(pool, machine))
         each = seconds / len(pool.samples)
         rows.append(
             {
@@ -135,7 +129,7 @@ def _asking_seconds(pool: Pool, machine: Machine, clock: Clock, turns: int) -> f
     spent = []
     for _ in range(turns + 1):
         forget_round(pool.config)
-        spent.append(clock.seconds(lambda: pool.ask_uncertain(1, machine)))
+        spent.append(clock.seconds(lambda: ask_second(pool, machine)))
     return median(spent[1:])
 
 
@@ -168,7 +162,7 @@ def chosen_points(pool: Pool, machine: Machine, ways: Any) -> tuple[list[np.ndar
     real = query.load_model
     query.load_model = lambda path, where: (ways(load_model(path, where)[0]), {})
     try:
-        pool.ask_uncertain(1, machine)
+        ask_second(pool, machine)
     finally:
         query.load_model = real
     known = pool.known("points", 2)

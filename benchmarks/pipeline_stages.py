@@ -16,6 +16,7 @@ import active_learning.self_training as self_training
 from active_learning.attacks import ATTACKS
 from active_learning.query import Pool
 from benchmarks.pipeline_clock import Clock, Parts, Row, Work, measure
+from benchmarks.pipeline_trial import ask_second, forget_round
 from config import Config
 from datasets.cache import ResizedImages, ResizedMasks
 from datasets.images import read_image, read_mask
@@ -79,14 +80,13 @@ def round_networks(config: Config, machine: Machine) -> list[nn.Module]:
 def asking(config: Config, pool: Pool, machine: Machine, clock: Clock, turns: int) -> list[Row]:
     """Time a round of questions: with superpixels there, without, and by part."""
     run, count = RunFolder(config.run_folder), len(pool.samples)
-    points = run.points("points", 1)
 
     def ask() -> None:
-        pool.ask_uncertain(1, machine)
+        ask_second(pool, machine)
 
     floor = asking_floor(config, pool, machine)
     told = f"{2 * config.snapshots} passes, {config.attack_steps} with a gradient"
-    forget = partial(points.unlink, missing_ok=True)
+    forget = partial(forget_round, config)
     rows = [
         measure(clock, "asking", count, ask, floor, turns, told, 1.0, forget),
         measure(

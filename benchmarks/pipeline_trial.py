@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import config as settings
-from active_learning.query import Pool
+from active_learning.query import Pool, answer_round, choose_round
 from config import Config, to_dict
 from datasets.cache import ResizedImages
 from datasets.index import IMAGES_FOLDER, MASKS_FOLDER, Sample, list_sets
@@ -93,6 +93,19 @@ def made_up_network(config: Config, seed: int, pixels: torch.Tensor) -> Saliency
     return model
 
 
+def forget_round(config: Config) -> None:
+    """Delete the questions and the answers of the second round."""
+    run = RunFolder(config.run_folder)
+    for path in (run.questions("points", 1), run.points("points", 1)):
+        path.unlink(missing_ok=True)
+
+
+def ask_second(pool: Pool, machine: Machine) -> None:
+    """Ask the second round."""
+    pool.choose_uncertain(1, machine)
+    pool.answer("points", 1)
+
+
 def begin(config: Config, networks: Path | None = None) -> tuple[Pool, Machine]:
     """Ask the first round and put networks in the place of its training.
 
@@ -105,8 +118,8 @@ def begin(config: Config, networks: Path | None = None) -> tuple[Pool, Machine]:
     """
     settings.save(config)
     pool, run = Pool(config), RunFolder(config.run_folder)
-    pool.ask_validation()
-    pool.ask_first()
+    choose_round(pool, "points", 0)
+    answer_round(pool, "points", 0)
     folder = run.snapshots("points", 0)
     write_json(run.trained("points", 0), {})
     if networks is not None:

@@ -3,12 +3,13 @@
 A points file is a CSV with the columns ``image,x,y,label,round``, one answer a line. ``image`` is
 the path of the picture below ``images/<SET>/``; ``x`` and ``y`` are whole pixels of the picture in
 its own size (after its EXIF rotation), the top left one being (0, 0); ``label`` is 1 for
-foreground and 0 for background. A file holds the answers of one round.
+foreground and 0 for background. A file holds the answers of one round. Where people answered, the
+columns ``annotator`` and ``seconds`` follow; here they are not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from utils.errors import UserError, closest
 from utils.tables import read_rows, write_rows
 
 COLUMNS = ("image", "x", "y", "label", "round")
+COLUMNS_OF_PEOPLE = ("annotator", "seconds")
 
 
 class Point(NamedTuple):
@@ -32,9 +34,26 @@ class Point(NamedTuple):
     round: int
 
 
-def write_points(path: Path, points: Iterable[Point]) -> None:
-    """Write a points file, whole or not at all."""
-    write_rows(path, COLUMNS, (point._asdict() for point in points))
+def write_points(
+    path: Path,
+    points: Iterable[Point],
+    people: Mapping[tuple[str, int, int], tuple[str, float]] | None = None,
+) -> None:
+    """Write a points file, whole or not at all.
+
+    Args:
+        path: the file.
+        points: what it is to hold.
+        people: of each image, x and y the annotator and the seconds the answer took, or None.
+    """
+    if people is None:
+        write_rows(path, COLUMNS, (point._asdict() for point in points))
+        return
+    rows = (
+        point._asdict() | dict(zip(COLUMNS_OF_PEOPLE, people[point[:3]], strict=True))
+        for point in points
+    )
+    write_rows(path, (*COLUMNS, *COLUMNS_OF_PEOPLE), rows)
 
 
 def read_points(path: Path) -> list[Point]:
@@ -97,7 +116,8 @@ def read_answers(paths: Sequence[Path], samples: Sequence[Sample]) -> list[np.nd
 
     Raises:
         UserError: as for `read_points` and `check_points`; or an image has no answer in any file,
-            though the first round asks about every one.
+            though the first round asks about every one, and nobody may have said that it cannot be
+            told.
     """
     points: list[Point] = []
     for path in paths:
@@ -106,12 +126,24 @@ def read_answers(paths: Sequence[Path], samples: Sequence[Sample]) -> list[np.nd
         points += found
     answers = by_image(points, (sample.name for sample in samples))
     bare = [sample.name for sample, own in zip(samples, answers, strict=True) if not len(own)]
-    if paths and bare:
+    if paths and bare and not _may_be_untold(paths[0].with_name("questions.csv"), bare):
         raise UserError(
             f"{paths[0]}: no answers for {len(bare)} of {len(samples)} images ({bare[0]}, ...): "
             "if it was cut off, delete it and ask its round again, which costs no answer twice"
         )
     return answers
+
+
+def _may_be_untold(questions: Path, bare: Iterable[str]) -> bool:
+    """Whether a round's questions were of a kind that can go unanswered, and asked of all these.
+
+    There is a reserve only where somebody may say that a pixel cannot be told.
+    """
+    if not questions.exists():
+        return False
+    rows = read_rows(questions, ("image", "reserve"))
+    asked = {row["image"] for row in rows}
+    return any(row["reserve"] == "1" for row in rows) and asked.issuperset(bare)
 
 
 def by_image(points: Iterable[Point], names: Iterable[str]) -> list[np.ndarray]:

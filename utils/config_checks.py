@@ -37,6 +37,7 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
     at_least = {"epochs": 1, "batch_size": 2, "width": 1, "snapshots": 1, "rounds": 1, "size": 32}
     at_least |= {"points_per_image": 1, "superpixels": 1, "candidates_max": 1, "workers": -1}
     at_least |= {"attack_steps": 1, "attack_patches": 1, "cache_mb": 0, "seed": 0, "accumulate": 1}
+    at_least |= {"reserve": 1}
     for name, least in at_least.items():
         demand(getattr(config, name) >= least, name, f"at least {least}")
         demand(getattr(config, name) < 2**32, name, "below 2^32")
@@ -74,6 +75,7 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
     demand(config.snapshots <= config.epochs, "snapshots", rule)
     for name, known in {
         "label_mode": ("pixel", "region", "region_mask"),
+        "oracle": ("mask", "human"),
         "ensemble": ("snapshots", "newest", "deep"),
         "first_points": ("random", "grid", "object"),
         "spend": ("image", "pool"),
@@ -84,12 +86,69 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
         value = getattr(config, name)
         demand(value in known, name, f"one of {', '.join(known)}{closest(value, known)}")
     _check_schedule(config, demand)
+    _check_oracle(config, defaults, demand)
     _check_accumulation(config)
     if config.ensemble == "deep":
         rule = "at least 2 with --ensemble deep: one network is no ensemble"
         demand(config.snapshots > 1, "snapshots", rule)
         rule = "at least 2 with --ensemble deep: after one round nobody is asked"
         demand(config.rounds > 1, "rounds", rule)
+
+
+def _check_oracle(
+    config: Config, defaults: Mapping[str, Any], demand: Callable[[bool, str, str], None]
+) -> None:
+    for name in ("answer_errors", "answer_errors_border"):
+        demand(0 <= getattr(config, name) <= 1, name, "between 0 and 1")
+    demand(0 <= config.answer_skips < 1, "answer_skips", "at least 0 and below 1")
+    most = 1 - config.answer_errors
+    rule = f"at most 1 less answer_errors ({most:g}): the two shares add up on a border"
+    demand(config.answer_errors_border <= most, "answer_errors_border", rule)
+    simulated = [
+        f"--{name} {getattr(config, name)}"
+        for name in ("answer_errors", "answer_errors_border", "answer_skips")
+        if getattr(config, name)
+    ]
+    human = config.oracle == "human"
+    for flags, reason, bad in (
+        (simulated, "makes mistakes by itself with --oracle human: leave it out", human),
+        (
+            simulated,
+            "has no meaning with --label_mode region_mask, whose labels are the mask itself: "
+            "choose pixel or region",
+            config.label_mode == "region_mask",
+        ),
+        (
+            ["--label_mode region_mask"],
+            "reads the mask, which people do not draw: choose pixel or region with --oracle human",
+            human and config.label_mode == "region_mask",
+        ),
+        (
+            ["--first_points object"],
+            "has the oracle choose pixels, but people are shown pixels with --oracle human: choose "
+            "random or grid",
+            human and config.first_points == "object",
+        ),
+        (
+            ["--first_points object"],
+            "has no meaning with --answer_skips: nobody points at what he cannot tell: leave one "
+            "out",
+            config.answer_skips and config.first_points == "object",
+        ),
+        (
+            [f"--reserve {config.reserve}"],
+            "has no meaning where every pixel can be told: give --oracle human or --answer_skips, "
+            f"too, or leave it at {defaults['reserve']}",
+            config.reserve != defaults["reserve"] and not config.may_skip,
+        ),
+        (
+            ["--no_wait"],
+            "has no meaning without people: give --oracle human, too, or leave it out",
+            not config.wait and not human,
+        ),
+    ):
+        if flags and bad:
+            raise UserError(f"{flags[0]} {reason}")
 
 
 def _check_choices(config: Config, presets: Collection[str]) -> None:

@@ -6,6 +6,7 @@
 #   and ends with STOPPED. Ctrl-C reaches it without help. In either case stop_signal is set.
 
 STOPPED=75 # EX_TEMPFAIL: all is saved, the same command goes on
+WAITING=3 # questions are open: the same command goes on when they are answered
 stop_signal="" child="" woken="" passed_on=""
 
 ask_to_stop() { # signal

@@ -17,6 +17,9 @@ from types import FrameType
 EXIT_STOPPED = 75
 """EX_TEMPFAIL: nothing is wrong, run me again."""
 
+EXIT_WAITING = 3
+"""Questions are open and nobody waits for the answers: run me again when they are there."""
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 PATIENCE = 1.0

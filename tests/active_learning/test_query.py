@@ -22,7 +22,7 @@ from active_learning.__main__ import main
 from active_learning.attacks import ATTACKS, AttackSettings
 from active_learning.diversity import DIVERSITY
 from active_learning.ensembles import neighbour_vote
-from active_learning.query import Pool, ask_round, pool_maps
+from active_learning.query import Pool, answer_round, ask_round, choose_round, pool_maps
 from active_learning.selection import grid_pixels
 from active_learning.spending import shares
 from active_learning.uncertainty import ACQUISITIONS
@@ -547,7 +547,7 @@ def test_validation_is_asked_once_and_apart(world, tmp_path, opened):
     before = path.read_bytes().replace(b"\n", b"\r\n")  # as a person's editor may leave it
     path.write_bytes(before)
     opened.clear()
-    Pool(config).ask_validation()
+    Pool(config).answer_validation()
     ask_rounds(config, 2, "random")
     assert path.read_bytes() == before
     assert not {mask.stem for mask in opened} & {Path(name).stem for name in held_out}
@@ -582,7 +582,7 @@ def test_killed_between_ledger_and_points(world, fast, tmp_path, opened, index, 
     after = files_below(config.run_folder)
     assert after.keys() == before.keys()
     same = [name for name in before if name.suffix == ".csv"]
-    assert len(same) == index + 3
+    assert len(same) == 2 * (index + 2) + 1  # questions and points, validation's too; the ledger
     assert all(after[name] == before[name] for name in same)
     assert opened == []
 
@@ -762,6 +762,8 @@ def test_an_image_without_points_in_a_round(world, small, tmp_path, monkeypatch)
 class Person:
     """An oracle without masks, who calls everything foreground."""
 
+    people = None
+
     def __init__(self, folder):
         self.folder = folder
         self.events = []
@@ -781,9 +783,10 @@ def test_without_masks_a_person_can_answer(world, fast, tmp_path):
     give_snapshots(world, config, 0)
     person = Person(config.run_folder)
     pool = Pool(config, person)
-    pool.ask_validation()
-    pool.ask_first()
-    pool.ask_uncertain(1, CPU)
+    choose_round(pool, "points", 0)
+    answer_round(pool, "points", 0)
+    pool.choose_uncertain(1, CPU)
+    pool.answer("points", 1)
     names = [sample.name for sample in pool.samples]
     held_out = [sample.name for sample in pool.validation]
     assert person.events == [*held_out, 0, *names, 1, *names, 2]

@@ -1,0 +1,120 @@
+"""Between the choice of pixels and the points: questions are written down, and answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from active_learning.oracle import Oracle
+from active_learning.questions import (
+    Question,
+    by_image,
+    read_questions,
+    untold,
+    write_questions,
+)
+from datasets.index import Sample
+from datasets.points import Point, check_points, read_points, write_points
+from utils.errors import UserError
+
+NONE = np.empty((0, 2), np.int64)
+
+
+def put_questions(
+    path: Path,
+    round_index: int,
+    samples: Sequence[Sample],
+    chosen: Sequence[np.ndarray],
+    reserve: Sequence[np.ndarray],
+) -> None:
+    """Write the questions of a round.
+
+    Args:
+        path: the questions file.
+        round_index: the round.
+        samples: the images.
+        chosen: int (K, 2) of x and y an image, the pixels that are asked.
+        reserve: the same of those that take the places of what cannot be told; empty: none has any.
+    """
+    questions = (
+        Question(sample.name, x, y, round_index, kept)
+        for sample, asked, more in zip(
+            samples, chosen, reserve or [NONE] * len(samples), strict=True
+        )
+        for kept, pixels in ((False, asked), (True, more))
+        for x, y in pixels.tolist()
+    )
+    write_questions(path, questions)
+
+
+def asked_pixels(path: Path, samples: Sequence[Sample]) -> list[np.ndarray]:
+    """Return the pixels of a questions file, (K, 2) of x and y an image, without the reserve."""
+    of_image = by_image(read_questions(path))
+    return [_pixels(of_image.get(sample.name, ([], []))[0]) for sample in samples]
+
+
+def untold_pixels(
+    files: Sequence[tuple[Path, Path]], samples: Sequence[Sample]
+) -> list[np.ndarray]:
+    """Return the pixels, (U, 2) of x and y an image, that nobody could tell.
+
+    Args:
+        files: questions and points of each round; those without questions have none.
+        samples: the images.
+    """
+    found: dict[str, list[Question]] = {sample.name: [] for sample in samples}
+    for questions, points in files:
+        if questions.exists():
+            for question in untold(read_questions(questions), read_points(points)):
+                found[question.image].append(question)
+    return [_pixels(questions) for questions in found.values()]
+
+
+def answer_questions(path: Path, samples: Sequence[Sample], oracle: Oracle, to: Path) -> None:
+    """Have the oracle answer a questions file, and write the points.
+
+    Args:
+        path: the questions.
+        samples: the images they are about.
+        oracle: is asked image by image; then, one by one, about the reserve.
+        to: the points file.
+
+    Raises:
+        UserError: the questions are missing or damaged, or do not fit the images; or none could be
+            told. The oracle's own errors, too.
+    """
+    questions = read_questions(path)
+    check_points([Point(*q[:3], 0, q.round) for q in questions], samples, path)
+    of_image = by_image(questions)
+    points: list[Point] = []
+    for sample in samples:
+        points += _told(oracle, sample, *of_image.get(sample.name, ([], [])))
+    if questions and not points:
+        raise UserError(
+            f"{path}: none of its pixels could be told: take some answers back, or begin a trial "
+            "of pictures in which something can be seen"
+        )
+    # The ledger first: no answer is ever used that it does not hold.
+    oracle.save()
+    write_points(to, points, oracle.people)
+
+
+def _told(
+    oracle: Oracle, sample: Sample, asked: Sequence[Question], reserve: Sequence[Question]
+) -> list[Point]:
+    points = _ask(oracle, sample, asked)
+    for question in reserve:
+        if len(points) == len(asked):
+            break
+        points += _ask(oracle, sample, [question])
+    return points
+
+
+def _ask(oracle: Oracle, sample: Sample, questions: Sequence[Question]) -> list[Point]:
+    return oracle.ask(sample, _pixels(questions), questions[0].round if questions else 0)
+
+
+def _pixels(questions: Sequence[Question]) -> np.ndarray:
+    return np.array([(q.x, q.y) for q in questions], np.int64).reshape(-1, 2)
