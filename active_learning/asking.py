@@ -51,7 +51,7 @@ def put_questions(
 
 def asked_pixels(path: Path, samples: Sequence[Sample]) -> list[np.ndarray]:
     """Return the pixels of a questions file, (K, 2) of x and y an image, without the reserve."""
-    of_image = by_image(read_questions(path))
+    of_image = by_image(_read(path, samples))
     return [_pixels(of_image.get(sample.name, ([], []))[0]) for sample in samples]
 
 
@@ -65,9 +65,9 @@ def untold_pixels(
         samples: the images.
     """
     found: dict[str, list[Question]] = {sample.name: [] for sample in samples}
-    for questions, points in files:
-        if questions.exists():
-            for question in untold(read_questions(questions), read_points(points)):
+    for path, points in files:
+        if path.exists():
+            for question in untold(_read(path, samples), read_points(points)):
                 found[question.image].append(question)
     return [_pixels(questions) for questions in found.values()]
 
@@ -85,8 +85,7 @@ def answer_questions(path: Path, samples: Sequence[Sample], oracle: Oracle, to: 
         UserError: the questions are missing or damaged, or do not fit the images; or none could be
             told. The oracle's own errors, too.
     """
-    questions = read_questions(path)
-    check_points([Point(*q[:3], 0, q.round) for q in questions], samples, path)
+    questions = _read(path, samples)
     of_image = by_image(questions)
     points: list[Point] = []
     for sample in samples:
@@ -99,6 +98,13 @@ def answer_questions(path: Path, samples: Sequence[Sample], oracle: Oracle, to: 
     # The ledger first: no answer is ever used that it does not hold.
     oracle.save()
     write_points(to, points, oracle.people)
+
+
+def _read(path: Path, samples: Sequence[Sample]) -> list[Question]:
+    """Read a questions file that must fit the images."""
+    questions = read_questions(path)
+    check_points([Point(q.image, q.x, q.y, 0, q.round) for q in questions], samples, path)
+    return questions
 
 
 def _told(

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 import config as settings
+from active_learning.answers import Answer, Journal, now, standing
+from active_learning.asking import asked_pixels, untold_pixels
 from active_learning.oracle import MaskOracle
 from benchmarks.fault_stages import Pipeline
 from config import Config
@@ -118,7 +120,7 @@ def readers(pipeline: Pipeline, folder: Path) -> list[Reader]:
     moved = {"data_root": str(folder / "data"), "runs": str(folder / "runs")}
     write_json(run.config, {**read_json(run.config), **moved})
     copied = Copied(folder, run, _settings_of(folder))
-    kinds = _answers(copied) + _scores(copied) + _pictures(copied) + _networks(copied)
+    kinds = _answers(copied) + _questions(copied) + _scores(copied) + _pictures(copied) + _networks(copied)
     return [Reader(name, path, path.read_bytes(), read) for name, path, read in kinds]
 
 
@@ -151,6 +153,22 @@ def _answers(copied: Copied) -> Kinds:
             labels,
             lambda: stored_budget(labels, train, answers[:1], cache(), "pixel"),
         ),
+    ]
+
+
+def _questions(copied: Copied) -> Kinds:
+    """Questions, and a journal of what people answered."""
+    run = copied.run
+    train, _ = settings.training_images(copied.config)
+    asked, told = run.questions("points", 0), run.points("points", 0)
+    said = Answer(train[0].name, 1, 2, "f", 0, "ann", 1.5, now())
+    for _ in range(3):
+        Journal(run.journal).append(said)
+    return [
+        ("questions", asked, lambda: asked_pixels(asked, train)),
+        ("questions of a round before", asked, lambda: untold_pixels([(asked, told)], train)),
+        ("journal of answers", run.journal, lambda: standing(Journal(run.journal).answers())),
+        ("journal to be added to", run.journal, lambda: Journal(run.journal).append(said)),
     ]
 
 

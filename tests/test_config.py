@@ -16,6 +16,7 @@ import config as settings
 from config import (
     FIELDS,
     FREE,
+    HUMAN,
     PRESETS,
     SAMPLE,
     SAMPLE_GROUPS,
@@ -90,6 +91,11 @@ OTHER = {
     "spend": ("pool", "image"),
     "label_mode": ("region", "pixel"),
     "superpixels": ("300", "400"),
+    "oracle": ("human", "mask"),
+    "reserve": ("3", "4"),
+    "answer_errors": ("0.1", "0.2"),
+    "answer_errors_border": ("0.1", "0.2"),
+    "answer_skips": ("0.1", "0.2"),
     "accumulate": ("2", "3"),
     "on_nan": ("skip", "stop"),
     "attack": ("none", "pgd"),
@@ -123,6 +129,8 @@ NEEDS = {
     "binarise": "--refiner map",
     "binarise_k": "--binarise decoder",
     "data_root": "--data_root data/mine --trainset MINE",
+    "reserve": "--answer_skips 0.5",
+    "wait": "--oracle human",
 }
 
 
@@ -189,6 +197,7 @@ def test_every_field_has_a_flag_and_a_working_parse(name, tmp_path, monkeypatch)
     assert type(getattr(found, name)) is type(getattr(plain, name))
     assert vars(rest) == {}
     follow = set(PRESETS[value]) - set(SAMPLE) | set(SAMPLE_GROUPS) if name == "preset" else set()
+    follow |= set(HUMAN) if name == "oracle" else set()
     assert set(settings.differences(plain, found)) == {name, *follow}
 
 
@@ -220,6 +229,7 @@ def test_the_sample_has_its_own_defaults(tmp_path, monkeypatch):
     refused(["--data_root", "d"], "--trainset is missing")
 
 
+HUMAN_FLAGS = ["--oracle", "human"]
 SPREAD = ["--rounds", "5", "--points_per_image", "10", "--points_per_round"]
 
 
@@ -287,6 +297,34 @@ SPREAD = ["--rounds", "5", "--points_per_image", "10", "--points_per_round"]
         ),
         (["--spend", "images"], r"--spend images: .*did you mean 'image'\?"),
         (["--spend", "pool", "--rounds", "1"], "--spend pool has no meaning with --rounds 1:"),
+        (["--oracle", "humans"], r"--oracle humans: .*did you mean 'human'\?"),
+        (["--reserve", "0"], "--reserve 0: must be at least 1"),
+        (["--reserve", "3"], "--reserve 3 has no meaning where every pixel can be told"),
+        (["--no_wait"], "--no_wait has no meaning without people: give --oracle human"),
+        (["--answer_errors", "1.1"], "--answer_errors 1.1: must be between 0 and 1"),
+        (["--answer_errors", "nan"], "--answer_errors nan: must be between 0 and 1"),
+        (["--answer_errors_border", "-1"], "--answer_errors_border -1.0: must be between"),
+        (
+            ["--answer_errors", "0.4", "--answer_errors_border", "0.7"],
+            "--answer_errors_border 0.7: must be at most 1 less answer_errors .0.6.",
+        ),
+        (["--answer_skips", "1"], "--answer_skips 1.0: must be at least 0 and below 1"),
+        (
+            ["--answer_skips", "0.1", "--label_mode", "region_mask"],
+            "--answer_skips 0.1 has no meaning with --label_mode region_mask",
+        ),
+        (
+            ["--answer_skips", "0.1", "--first_points", "object", "--rounds", "1"],
+            "--first_points object has no meaning with --answer_skips",
+        ),
+        ([*HUMAN_FLAGS, "--answer_errors", "0.1"], "--answer_errors 0.1 makes mistakes by itself"),
+        ([*HUMAN_FLAGS, "--answer_skips", "0.1"], "--answer_skips 0.1 makes mistakes by itself"),
+        ([*HUMAN_FLAGS, "--answer_errors_border", "0.1"], "_border 0.1 makes mistakes by itself"),
+        ([*HUMAN_FLAGS, "--preset", "paper"], "--label_mode region_mask reads the mask, which"),
+        (
+            [*HUMAN_FLAGS, "--first_points", "object", "--rounds", "1"],
+            "--first_points object has the oracle choose pixels, but people are shown",
+        ),
         (["--losses_points", "bce=much"], "--losses_points: weight 'much' of 'bce'"),
         (["--losses_points", "bce=1=2"], "--losses_points: weight '1=2' of 'bce'"),
         (["--losses_points", "bce=1+bce=2"], "--losses_points: 'bce' is given twice"),
@@ -464,7 +502,7 @@ def test_a_changed_flag_is_refused_with_old_and_new(name, runs):
 
 @pytest.mark.parametrize("name", sorted(FREE - {"runs"}))
 def test_free_fields_may_change_and_stay_changed(name, runs):
-    argv, value = flags_of(name, begin(runs))
+    argv, value = flags_of(name, begin(runs, *needs_of(name)))
     changed, _ = parse(["--runs", str(runs), *argv], "")
     assert getattr(changed, name) == value
     save(changed)
@@ -545,6 +583,29 @@ def test_settings_cannot_be_changed_by_accident():
         config.epochs = 3
     config.losses_dense["bce"] = 99.0
     assert Config().losses_dense == before
+
+
+def test_where_people_answer_no_masks_are_needed_unless_asked_for(runs):
+    flags = ["--runs", str(runs), "--oracle", "human"]
+    assert parse(flags[:2], "")[0].with_dense
+    assert not parse(flags, "")[0].with_dense
+    assert parse([*flags, "--with_dense"], "")[0].with_dense
+    # In a trial that has not begun, the default follows, and what was chosen apart stays.
+    save(parse(flags[:2], "")[0])
+    assert not parse(flags, "")[0].with_dense
+    save(parse([*flags, "--with_dense"], "")[0])
+    assert parse(flags[:2], "")[0].with_dense
+    assert parse(flags, "")[0].with_dense
+
+
+def test_both_spellings_of_no(runs):
+    for flag in ("--no_with_dense", "--no-with_dense"):
+        assert not parse(["--runs", str(runs), flag], "")[0].with_dense
+    assert parse(["--runs", str(runs), "--no_with_dense", "--with_dense"], "")[0].with_dense
+    found, _ = parse(["--runs", str(runs), "--oracle", "human", "--no_wait"], "")
+    assert not found.wait
+    assert "--no_" not in settings.make_parser("").format_help()
+    refused(["--no_epochs"], "unknown flag --no_epochs")
 
 
 def test_resolve_reads_only_the_trials_own_file(runs):

@@ -20,6 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import config
+from active_learning.answers import Answer, Journal, now, standing
+from active_learning.asking import untold_pixels
+from active_learning.questions import Question, write_questions
 from benchmarks.fault_files import bomb, spoil
 from benchmarks.fault_readers import Reader, outcome
 from datasets.images import image_size, read_image, read_mask, write_png
@@ -41,6 +44,7 @@ from utils.scores import read_scores, write_scores
 from utils.tallies import TallyLog, make_record, read_tallies
 
 KINDS = ("points", "settings", "checkpoint", "array", "mask", "image", "scores", "tallies")
+KINDS += ("questions", "answers")
 
 
 def make(kind: str, folder: Path, sample_root: Path) -> tuple[Path, Callable[[], Any]]:
@@ -50,6 +54,19 @@ def make(kind: str, folder: Path, sample_root: Path) -> tuple[Path, Callable[[],
         samples = list_set(sample_root, "SAMPLE-TE")
         write_points(path, (Point(s.name, x, 3, x % 2, 0) for s in samples for x in range(3)))
         return path, lambda: read_answers([path], samples)
+    if kind == "questions":
+        samples = list_set(sample_root, "SAMPLE-TE")
+        asked = [Question(s.name, x, 3, 0, x > 1) for s in samples for x in range(3)]
+        write_questions(path, asked)
+        told = folder / "points"
+        write_points(told, (Point(*question[:3], 1, 0) for question in asked[::2]))
+        return path, lambda: untold_pixels([(path, told)], samples)
+    if kind == "answers":
+        said = [Answer("é.png", x, 3, "fbsu"[x % 4], 0, "Zoë", 1.5, now()) for x in range(9)]
+        path.unlink(missing_ok=True)
+        for answer in said:
+            Journal(path).append(answer)
+        return path, lambda: (standing(Journal(path).answers()), Journal(path).append(said[0]))
     if kind == "settings":
         path = folder / "tiny" / "config.json"
         write_json(path, {**config.to_dict(config.Config()), "trial": "tiny"})
