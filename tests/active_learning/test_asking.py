@@ -71,6 +71,7 @@ WAYS = [
     {},
     {"spend": "pool"},
     {"first_points": "grid"},
+    {"diversity": "random_top", "candidates_max": 3},  # more candidates, where more are wanted
     *({"diversity": rule} for rule in sorted(DIVERSITY)),
 ]
 
