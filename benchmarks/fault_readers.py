@@ -120,7 +120,8 @@ def readers(pipeline: Pipeline, folder: Path) -> list[Reader]:
     moved = {"data_root": str(folder / "data"), "runs": str(folder / "runs")}
     write_json(run.config, {**read_json(run.config), **moved})
     copied = Copied(folder, run, _settings_of(folder))
-    kinds = _answers(copied) + _questions(copied) + _scores(copied) + _pictures(copied) + _networks(copied)
+    kinds = _answers(copied) + _questions(copied) + _scores(copied)
+    kinds += _pictures(copied) + _networks(copied)
     return [Reader(name, path, path.read_bytes(), read) for name, path, read in kinds]
 
 
