@@ -107,12 +107,19 @@ class Journal:
         Raises:
             UserError: the answer cannot be meant, or the disk is full or cannot be written.
         """
-        if fault := _fault(answer):
-            raise UserError(f"answer to {answer.image!r}: {fault}")
+        self.extend([answer])
+
+    def extend(self, answers: Sequence[Answer]) -> None:
+        """Add answers, in one go; as `append`. Of one that cannot be meant, none is added."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(answer)
-        with self._lock:
-            append_line(self.path, HEADER, text.getvalue())
+        writer = csv.writer(text, lineterminator="\n")
+        for answer in answers:
+            if fault := _fault(answer):
+                raise UserError(f"answer to {answer.image!r}: {fault}")
+            writer.writerow(answer)
+        if answers:
+            with self._lock:
+                append_line(self.path, HEADER, text.getvalue())
 
     def _parse(self, line: str, number: int) -> Answer:
         where = f"{self.path}, line {number}"

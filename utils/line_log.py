@@ -25,7 +25,7 @@ def append_line(path: Path, header: str, line: str) -> None:
     Args:
         path: the file; made, with its folder and ``header``, if it is not there or empty.
         header: the first line, with its newline.
-        line: the line, with its newline.
+        line: the line, with its newline; or several, of which a kill may leave the first ones.
 
     Raises:
         UserError: the disk is full, read-only, or may not be written; nothing was appended then.
