@@ -100,3 +100,25 @@ def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds no JSON object: mend or delete it")
     return value
+
+
+def read_up_to(path: str | os.PathLike[str], most: int) -> bytes:
+    """Return the content of a file of at most ``most`` bytes.
+
+    Raises:
+        UserError: the file is missing, larger, a folder, or cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(most + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file: check the path") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder where a file should be: name the file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): check it") from None
+    except ValueError:
+        raise UserError(f"{str(path)!r}: no file's name: check the path") from None
+    if len(data) > most:
+        raise UserError(f"{path}: larger than {most // 2**20} MiB: split it")
+    return data
