@@ -19,12 +19,12 @@ import numpy as np
 
 import config as settings
 from config import Config
-from datasets.index import MASKS_FOLDER, list_sets
+from datasets.index import MASKS_FOLDER
 from datasets.label_budget import stored_budget
 from datasets.maps import Pair, check_utf8, read_map
 from datasets.places import Place, find_pairs, list_checkpoints, sets_to_score
 from datasets.points import read_answers
-from datasets.round_sheet import read_sheet
+from datasets.round_sheet import draw_round
 from datasets.scoring import make_pool, score_set
 from datasets.superpixels import SuperpixelCache
 from datasets.worst import read_worst
@@ -34,7 +34,7 @@ from utils.errors import UserError
 from utils.files import read_object
 from utils.locks import locked
 from utils.metrics import CONVENTIONS, METRICS, SHOWN, SetScores, parts_of, point_scores
-from utils.pictures import draw_curve, draw_sheet
+from utils.pictures import draw_curve
 from utils.run_folder import VALIDATION, RunFolder, map_of
 from utils.score_pictures import draw_worst
 from utils.scores import read_scores
@@ -163,12 +163,7 @@ def draw_trial(config: Config) -> None:
     """Draw the sheets of the rounds and the curve of the trial."""
     run = RunFolder(config.run_folder)
     for index in range(config.rounds):
-        folder = run.training("points", index)
-        numbers, sheet = folder / "sheet.npz", folder / "sheet.png"
-        asked = run.points("points", index)
-        if numbers.exists() and asked.exists() and not sheet.exists():
-            samples = list_sets(config.data_root, config.trainset)
-            draw_sheet(read_sheet(samples, numbers, asked), sheet)
+        draw_round(run, index, config.data_root, config.trainset)
     rows = read_scores(run.scores)
     if any(row["arm"] == "points" for row in rows):
         draw_curve(rows, run.curve)

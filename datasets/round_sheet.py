@@ -9,16 +9,41 @@ from pathlib import Path
 import numpy as np
 
 from datasets.images import read_image, read_mask
-from datasets.index import Sample
+from datasets.index import Sample, list_sets
 from datasets.points import Point, by_image, check_points, read_points
 from datasets.superpixels import spread
 from utils.errors import UserError
-from utils.pictures import SheetRow
+from utils.pictures import SheetRow, draw_sheet
+from utils.run_folder import RunFolder
 
 SHOWN = ("clean", "attacked", "scores", "candidates", "known")
 PARTS = ("name", "regions", *SHOWN)
 MOST_BYTES = 2**30
 """Bytes that the numbers of a sheet's images may unpack to."""
+
+
+def draw_round(run: RunFolder, index: int, data_root: str, trainset: str) -> Path | None:
+    """Draw the sheet of a round of the points arm, unless it is there.
+
+    Args:
+        run: the trial's folder.
+        index: the round.
+        data_root, trainset: where its images are.
+
+    Returns:
+        The PNG; None where the round stored no numbers, or is not answered yet.
+
+    Raises:
+        UserError: as for `read_sheet`.
+    """
+    folder = run.training("points", index)
+    numbers, sheet, asked = folder / "sheet.npz", folder / "sheet.png", run.points("points", index)
+    if sheet.exists():
+        return sheet
+    if not (numbers.exists() and asked.exists()):
+        return None
+    draw_sheet(read_sheet(list_sets(data_root, trainset), numbers, asked), sheet)
+    return sheet
 
 
 def read_sheet(samples: Sequence[Sample], numbers: Path, answers: Path) -> list[SheetRow]:

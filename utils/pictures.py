@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from utils.files import atomic_path
 from utils.run_folder import VALIDATION
@@ -135,32 +138,56 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         rows: rows of ``scores.csv`` (text or numbers).
         path: PNG to write.
     """
-    rows = [
-        row
-        for row in rows
-        if row["set"] != VALIDATION and row["checkpoint"].endswith("-best") and row["maxF"] != ""
-    ]
+    rows = best_rows(rows)
     if not rows:
         return
-    leak = " (LEAKS masks)" * any(row["label_mode"] == "region_mask" for row in rows)
     figure, axes = make_figure(len(CURVE_METRICS), 1, 3.6, 3.0)
     for axis, metric in zip(axes[0], CURVE_METRICS, strict=True):
-        for arm, style in (("points", "o-"), ("random", "s:")):
-            line = _mean_by(rows, arm, metric, "points")
-            if arm == "random" and line:
-                # It starts from the same first round as the asked points.
-                first, value = next(iter(_mean_by(rows, "points", metric, "points").items()))
-                line = {first: value} | line
-            if line:
-                label = ("asked points" if arm == "points" else "random points") + leak
-                axis.plot(list(line), list(line.values()), style, label=label, markersize=4)
-        for value in _mean_by(rows, "dense", metric, "arm").values():
-            axis.axhline(value, color="black", linestyle="--", linewidth=1, label="dense masks")
+        lines, levels = budget_curves(rows, metric)
+        for (label, line), style in zip(lines.items(), ("o-", "s:"), strict=False):
+            axis.plot(list(line), list(line.values()), style, label=label, markersize=4)
+        for label, value in levels.items():
+            axis.axhline(value, color="black", linestyle="--", linewidth=1, label=label)
         axis.set_xlabel("points an image")
         axis.set_ylabel(metric + (" (lower is better)" if metric == "MAE" else ""))
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=7)
     save_figure(figure, path)
+
+
+def best_rows(rows: Sequence[Mapping[str, Any]], held_out: bool = False) -> list[Mapping[str, Any]]:
+    """Return the rows of the best checkpoints on test sets, or on the held-out points."""
+    return [
+        row
+        for row in rows
+        if (row["set"] == VALIDATION) == held_out
+        and row["checkpoint"].endswith("-best")
+        and row["maxF"] != ""
+    ]
+
+
+def budget_curves(
+    rows: Sequence[Mapping[str, Any]], metric: str
+) -> tuple[dict[str, dict[float, float]], dict[str, float]]:
+    """Return the mean score over the sets against points an image.
+
+    Args:
+        rows: of the best checkpoints, see `best_rows`.
+        metric: a column; rows without a value are passed over.
+
+    Returns:
+        Lines, of each its scores by points an image, and levels: the dense twin's score. Names tell
+        of a leak. The random line begins where the asked one does, with the points they share.
+    """
+    leak = " (LEAKS masks)" * any(row["label_mode"] == "region_mask" for row in rows)
+    found = {arm: _mean_by(rows, arm, metric, "points") for arm in ("points", "random")}
+    if found["random"] and found["points"]:
+        first, value = next(iter(found["points"].items()))
+        found["random"] = {first: value} | found["random"]
+    names = {"points": "asked points" + leak, "random": "random points" + leak}
+    lines = {names[arm]: line for arm, line in found.items() if line}
+    dense = _mean_by(rows, "dense", metric, "arm")
+    return lines, {"dense masks": dense["dense"]} if dense else {}
 
 
 def _mean_by(
@@ -173,3 +200,28 @@ def _mean_by(
             value = float(row[key]) if key == "points" else row[key]
             found.setdefault(value, []).append(float(row[metric]))
     return {value: float(np.mean(found[value])) for value in sorted(found)}
+
+
+def data_uri(path: Path, most: int) -> str | None:
+    """Return a picture as an address that holds it, of at most ``most`` bytes before its encoding.
+
+    A PNG that fits stays what it is; another becomes a JPEG, shrunk as far as it must be.
+
+    Returns:
+        The address; None where the file is no picture, or too large at a fifth of its size.
+    """
+    data = path.read_bytes()
+    if len(data) <= most and data.startswith(b"\x89PNG"):
+        return "data:image/png;base64," + base64.b64encode(data).decode()
+    try:
+        with Image.open(path) as picture:
+            whole = picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    for share in (1, 0.8, 0.6, 0.45, 0.33, 0.25, 0.2):
+        size = [max(1, round(side * share)) for side in whole.size]
+        stream = io.BytesIO()
+        whole.resize((size[0], size[1])).save(stream, "JPEG", quality=82)
+        if stream.tell() <= most:
+            return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    return None

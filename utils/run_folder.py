@@ -135,6 +135,11 @@ class RunFolder:
         return self.root / "best.json"
 
     @property
+    def report(self) -> Path:
+        """The trial on one page."""
+        return self.root / "report.html"
+
+    @property
     def curve(self) -> Path:
         """Score against points."""
         return self.root / "curve.png"
