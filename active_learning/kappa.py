@@ -21,6 +21,9 @@ CLASSES = (FOREGROUND, BACKGROUND, CANNOT_SAY)
 DRAWS = 2000
 """Of the bootstrap."""
 
+MOST_PAIRS = 100
+"""Pairs of annotators that are looked at: a hundred annotators make five thousand."""
+
 
 class Agreement(NamedTuple):
     """How often two annotators answered alike.
@@ -89,12 +92,13 @@ def kappas(tables: np.ndarray) -> np.ndarray:
     return found
 
 
-def pairwise(standing: Standing) -> list[Agreement]:
-    """Return the agreement of every two annotators with pixels in common, by their names.
+def pairwise(standing: Standing, most: int = MOST_PAIRS) -> list[Agreement]:
+    """Return the agreement of every two annotators, those with most pixels in common first.
 
     Args:
         standing: the answers of each pixel that stand, one an annotator. Those of reviewers, who
             saw the others', are no second opinions.
+        most: pairs that are returned.
     """
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for answers in standing.values():
@@ -102,7 +106,8 @@ def pairwise(standing: Standing) -> list[Agreement]:
         for index, (first, one) in enumerate(said):
             for second, other in said[index + 1 :]:
                 pairs.setdefault((first, second), []).append((one, other))
-    return [agreement_of(*names, pairs[names]) for names in sorted(pairs)]
+    first = sorted(pairs, key=lambda names: (-len(pairs[names]), names))[:most]
+    return [agreement_of(*names, pairs[names]) for names in first]
 
 
 def overall(standing: Standing) -> Agreement:

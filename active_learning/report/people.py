@@ -79,6 +79,8 @@ def headline(trial: Trial) -> Html:
 
 def progress(trial: Trial) -> Html:
     """Return how many questions are answered and open, by round."""
+    if not trial.answers and trial.config.oracle != "human":
+        raise LeftOut("masks answered, no person was asked")
     lines = []
     for (arm, index), images in trial.asked.items():
         told = sum(len(one.told) for one in images.values())
@@ -144,10 +146,8 @@ def agreement(trial: Trial) -> Html:
     every = overall(trial.standing)
     if not every.pixels:
         raise LeftOut("no pixel was answered by two annotators")
-    pairs = pairwise(trial.standing)
-    shown = sorted(pairs, key=lambda one: -one.pixels)[:MOST_NAMES]
     lines = [_agreement_line("all, a pixel's first answer and later ones", every)]
-    for one in shown:
+    for one in pairwise(trial.standing, MOST_NAMES):
         names = join([annotator_name(one.first), " and ", annotator_name(one.second)])
         lines.append(_agreement_line(names, one))
     header = ["annotators", "pixels", "alike", "kappa", "95 % interval"]

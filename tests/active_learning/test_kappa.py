@@ -80,6 +80,10 @@ def test_pairs_of_annotators() -> None:
         ("ann", "cy"): ((0, 0, 1), (0, 0, 0), (0, 0, 0)),
         ("bob", "cy"): ((0, 0, 1), (0, 0, 0), (0, 0, 0)),
     }
+    assert [(one.first, one.second) for one in pairwise(standing, 2)] == [
+        ("ann", "bob"),
+        ("ann", "cy"),
+    ]
     # Answers against the one that counts: b after f, then f and s after f.
     assert overall(standing).table == ((1, 1, 1), (0, 0, 0), (0, 0, 0))
     assert overall({}).why_undefined() == "no pixel"
