@@ -106,6 +106,7 @@ parallel_stage "$ROOT/test.py" "${settings[@]}"
 stage "$ROOT/evaluate.py" "${settings[@]}"
 echo
 stage "$ROOT/select_best.py" "${settings[@]}"
+stage -m active_learning.report "${settings[@]}"
 printf 'scores: %s, TensorBoard: tensorboard --logdir %q\n' "$run/scores.csv" "$run"
 if [ "$sample" = 1 ]; then
     echo "next, on your own pictures (images/<SET>/*.jpg with gts/<SET>/*.png):"

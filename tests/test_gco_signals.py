@@ -75,7 +75,7 @@ def test_a_signal_stops_the_stage_and_the_same_command_goes_on(
     assert [line.split()[1] for line in trial.ran()] == ["active_learning", "train.py"]
     assert trial.start().wait(60) == 0
     assert trial.epochs() == 10
-    assert trial.ran()[-1].startswith("t12 select_best.py")
+    assert trial.ran()[-1].startswith("t12 active_learning.report")
 
 
 @pytest.mark.parametrize(
@@ -122,5 +122,5 @@ def test_each_gpu_gets_a_process(trial: Trial, devices: str, count: int) -> None
     of_stage = {line.split()[1]: line.split(maxsplit=2)[2] for line in trial.ran()}
     for stage in ("active_learning", "train.py", "test.py"):
         assert of_stage[stage] == told
-    for stage in ("evaluate.py", "select_best.py"):
+    for stage in ("evaluate.py", "select_best.py", "active_learning.report"):
         assert of_stage[stage] == f"devices={devices}"

@@ -66,7 +66,8 @@ def test_the_pipeline_runs_and_survives_kills(tiny: list[str], tmp_path: Path) -
 
 def check_run_folder(run: Path) -> None:
     """The files that others build on are there, and whole."""
-    for name in ("config.json", "scores.csv", "best.json", "curve.png", "oracle/ledger.csv"):
+    written = ("config.json", "scores.csv", "best.json", "curve.png", "report.html")
+    for name in (*written, "oracle/ledger.csv"):
         assert (run / name).stat().st_size > 0
     for folder in ("dense", "round_00", "round_01", "random/round_01"):
         for name in ("checkpoints/last.pth", "checkpoints/best.pth", "log.csv", "trained.json"):
