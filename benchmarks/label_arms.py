@@ -118,6 +118,33 @@ ARMS: dict[str, Arm] = {
     "no_self_training": Arm("no losses on pseudo labels", {"losses_pseudo": {}}),
 }
 
+ERRORS = (5, 10, 20)
+"""Percent of wrong answers of simulated people."""
+
+
+def _erring(name: str, field_name: str, told: str) -> dict[str, Arm]:
+    """Return arms whose people err, asked points and random ones."""
+    found = {}
+    for percent in ERRORS:
+        for start, who in (("", "points"), ("random_", "random")):
+            text = f"{told.format(percent)}{', random points' * (who == 'random')}"
+            found[f"{start}{name}_{percent}"] = Arm(text, {field_name: percent / 100}, who)
+    return found
+
+
+_ERRING = {
+    **_erring("errors", "answer_errors", "{} % of the answers wrong"),
+    **_erring("border", "answer_errors_border", "up to {} % wrong, the nearer to a border"),
+}
+ARMS |= _ERRING
+
+PEOPLE = {
+    f"{points} points, errors {where}": (first, *(f"{start}{name}_{n}" for n in ERRORS))
+    for name, where in (("errors", "anywhere"), ("border", "at borders"))
+    for points, first, start in (("asked", "default", ""), ("random", "random", "random_"))
+}
+"""Arms that make one line of the figure of annotators.py each, from no errors to most."""
+
 BUDGETS = {
     "asked points": ("ours_1", "ours_3", "ours_5", "ours_10", "ours_20"),
     "random points": ("random_1", "random_3", "random_5", "random_10", "random_20"),
@@ -230,12 +257,16 @@ def plan(
 
 
 def choose_arms(text: str) -> list[str]:
-    """Return the arms named in ``text``, joined by commas; all of them for an empty text.
+    """Return the arms named in ``text``, joined by commas.
+
+    An empty text stands for all of them but those whose people err, which are another experiment's
+    (annotators.py).
 
     Raises:
         UserError: a name is unknown.
     """
-    names = list(dict.fromkeys(filter(None, text.split(",")))) or list(ARMS)
+    names = list(dict.fromkeys(filter(None, text.split(","))))
+    names = names or [name for name in ARMS if name not in _ERRING]
     for name in names:
         if name not in ARMS:
             raise UserError(f"--arms: unknown arm '{name}'{closest(name, ARMS)} (see --list)")

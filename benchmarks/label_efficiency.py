@@ -21,7 +21,7 @@ import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -54,13 +54,13 @@ PATHS = ("data_root", "backbone_weights", "runs")
 OURS = ("trial", "runs", "seed")
 
 
-def parse(argv: Sequence[str] | None) -> tuple[Namespace, dict[str, Any]]:
-    """Return the benchmark's own arguments, and the config fields that were given.
+def parse(argv: Sequence[str] | None, text: str = __doc__) -> tuple[Namespace, dict[str, Any]]:
+    """Return the benchmark's own arguments, and the config fields that were given; help is text.
 
     Raises:
         UserError: a flag is unknown, or is the benchmark's to choose.
     """
-    parser = settings.make_parser(__doc__)
+    parser = settings.make_parser(text)
     parser.formatter_class = RawDescriptionHelpFormatter
     flag = parser.add_argument
     flag("--arms", default="", help="names joined by commas (default: all, see --list)")
@@ -183,15 +183,31 @@ def report(
     print(f"{len(entries)} results: {out / 'table.md'}, table.csv, figure.png, results.json")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the arms and write the report; see the module's text."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args, flags = parse(argv)
-    if args.list:
-        list_arms()
-        return 0
-    seeds, names = parse_seeds(args.seeds), choose_arms(args.arms)
-    bases = {}
+class Outcome(NamedTuple):
+    """What an experiment has found: the settings of its first seed, its sets, results and faults.
+
+    ``hard`` are the sets that are averaged apart; ``failed`` says what is lacking, a line each.
+    """
+
+    base: Config
+    seeds: list[int]
+    sets: list[str]
+    hard: list[str]
+    entries: list[Entry]
+    failed: list[str]
+
+
+def carry_out(
+    args: Namespace, flags: dict[str, Any], names: Sequence[str], command: str
+) -> Outcome:
+    """Run the arms, unless only a report is wanted, and read what is there of their results.
+
+    Args:
+        args, flags: see `parse`.
+        names: of the arms.
+        command: how this was called, for the record.
+    """
+    seeds, bases = parse_seeds(args.seeds), {}
     for seed in seeds:
         fields = flags_of(flags, Arm(""), BASE_TRIAL, seed, args.out)
         bases[seed] = Planned("default", seed, BASE_TRIAL, fields, "points")
@@ -201,18 +217,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     planned, left_out = plan(list(dict.fromkeys(["dense", *names])), flags, seeds, args.out)
     failed = [f"{name}: left out: {reason}" for name, reason in left_out.items()]
     if not args.report:
-        command = shlex.join(without_folders(word) for word in words)
         device = choose_machine(base.device, base.precision).device.type
         stages = Stages(args.jobs, made_with(command, device))
         prepare_data(base, stages, args.out)
         failed += run(planned, bases, stages, args.keep)
     entries, faults = read_all(planned, sets)
-    failed += faults
-    if entries:
-        report(entries, about(base, entries, seeds), sets, hard, args.out)
-    for line in failed:
+    return Outcome(base, seeds, sets, hard, entries, failed + faults)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the arms and write the report; see the module's text."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, flags = parse(argv)
+    if args.list:
+        list_arms()
+        return 0
+    command = shlex.join(without_folders(word) for word in words)
+    found = carry_out(args, flags, choose_arms(args.arms), command)
+    if found.entries:
+        made = about(found.base, found.entries, found.seeds)
+        report(found.entries, made, found.sets, found.hard, args.out)
+    for line in found.failed:
         print(line, file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if found.failed else 0
 
 
 if __name__ == "__main__":

@@ -64,6 +64,25 @@ def draw(entries: Sequence[Entry], block: Block, path: Path) -> None:
         path: PNG to write; without a line, none is.
     """
     parts = {"by label budget": budget_lines(entries), "by round": round_lines(entries)}
+    draw_lines(parts, entries, block, path, "points an image")
+
+
+def draw_lines(
+    parts: Mapping[str, Sequence[Line]],
+    entries: Sequence[Entry],
+    block: Block,
+    path: Path,
+    x_label: str,
+) -> None:
+    """Draw lines in rows of panels, one a metric; without a line, nothing is drawn.
+
+    Args:
+        parts: title of each row, and its lines.
+        entries: all arms and seeds, for the level of the dense twin.
+        block: whose mean scores are drawn.
+        path: PNG to write.
+        x_label: what the places of the lines are.
+    """
     parts = {title: lines for title, lines in parts.items() if lines}
     if not parts:
         return
@@ -72,6 +91,7 @@ def draw(entries: Sequence[Entry], block: Block, path: Path) -> None:
     for row, (title, lines) in zip(axes, parts.items(), strict=True):
         for axis, metric in zip(row, METRICS, strict=True):
             _draw_panel(axis, lines, dense, block, metric)
+            axis.set_xlabel(x_label, fontsize=8)
             axis.set_title(title, fontsize=9)
         row[0].legend(fontsize=6, framealpha=0.6)
     figure.suptitle(block.title, fontsize=8, parse_math=False)
@@ -98,7 +118,6 @@ def _draw_panel(
         axis.axhline(level.mean, color="black", linestyle="--", linewidth=1, label="dense masks")
         width = level.spread or 0.0
         axis.axhspan(level.mean - width, level.mean + width, color="black", alpha=0.1, linewidth=0)
-    axis.set_xlabel("points an image", fontsize=8)
     axis.set_ylabel(metric + " (lower is better)" * (metric == "MAE"), fontsize=8)
     axis.tick_params(labelsize=7)
     axis.grid(alpha=0.3, linewidth=0.5)

@@ -53,7 +53,7 @@ def _score_line(
     mine: Sequence[Entry], seeds: int, block: Block, p: Sequence[float | None]
 ) -> list[str]:
     """Return a line of the table of scores, of one arm with all its seeds, of ``seeds`` in all."""
-    scores = [_told(spread_of(e.means(block.sets).get(m) for e in mine), 4) for m in COLUMNS]
+    scores = [told(spread_of(e.means(block.sets).get(m) for e in mine), 4) for m in COLUMNS]
     return [
         label_of(mine[0]),
         str(seeds) if len(mine) == seeds else f"{len(mine)} of {seeds}",
@@ -72,16 +72,16 @@ def _ratio_line(
     reference: Mapping[int, Entry],
 ) -> list[str]:
     """Return a line of the table of ratios."""
-    ratios = [_told(spread_of(ratio(e, dense, block.sets, m) for e in mine), 3) for m in COLUMNS]
+    ratios = [told(spread_of(ratio(e, dense, block.sets, m) for e in mine), 3) for m in COLUMNS]
     areas = [
-        _told(spread_of(area(e, reference, metric, block.sets) for e in mine), 4)
+        told(spread_of(area(e, reference, metric, block.sets) for e in mine), 4)
         for metric in ("maxF", "MAE")
     ]
     return [label_of(mine[0]), *ratios, *areas, _mean([entry.selection for entry in mine], 0)]
 
 
-def _told(found: Spread | None, digits: int) -> str:
-    """Return mean and spread as text."""
+def told(found: Spread | None, digits: int) -> str:
+    """Return mean and spread as text; "-" for none."""
     if found is None:
         return "-"
     text = f"{found.mean:.{digits}f}"
