@@ -18,8 +18,8 @@ a { color: var(--c0); } .leak { border-left: .3rem solid var(--c1); padding-left
 .wide { overflow-x: auto; margin: .75rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
-  overflow-wrap: anywhere; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
+tbody th, td { overflow-wrap: anywhere; }
 thead th { background: var(--pale); }
 tbody th, th:first-child { text-align: left; font-weight: 500; }
 td svg { vertical-align: middle; } .best { font-weight: 700; } .second { font-style: italic; }

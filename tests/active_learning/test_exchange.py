@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import active_learning.__main__ as asking
 from active_learning.answers import Answer, Journal, label_of, progress, standing
 from active_learning.exchange import cvat, label_studio, points_csv
 from active_learning.exchange.__main__ import main
@@ -22,8 +23,10 @@ from active_learning.questions import Question, read_questions, write_questions
 from config import Config, save
 from datasets.images import write_png
 from datasets.index import list_sets
+from datasets.points import read_points
 from utils.errors import UserError
 from utils.run_folder import RunFolder
+from utils.stopping import EXIT_WAITING
 
 TIME = "2026-01-31T12:00:00Z"
 SIZES = {"a.png": (31, 17), "b & <c>.png": (64, 40), "group/d é.png": (7, 90)}
@@ -222,6 +225,21 @@ def test_masks_answer_what_is_open(
     write_png(tmp_path / "masks" / "a.png", np.zeros((17, 30), np.uint8))
     with pytest.raises(UserError, match=r"30 x 17 pixels, but .*a\.png has 31 x 17"):
         run_main(trial, "--import", "masks", "--from", tmp_path / "masks")
+
+
+def test_a_trial_answered_by_imports_is_that_of_the_mask_oracle(
+    tiny: list[str], sample_root: Path, tmp_path: Path
+) -> None:
+    human = [*tiny, "--oracle", "human", "--no_wait", "--runs", str(tmp_path / "human")]
+    run = RunFolder(tmp_path / "human" / "tiny")
+    assert asking.main(human) == EXIT_WAITING
+    assert not run.points("points", 0).exists()
+    run_main(run, "--import", "masks", "--from", sample_root / "gts" / "SAMPLE-TR")
+    assert asking.main(human) == 0
+    assert asking.main(tiny) == 0
+    masks = RunFolder(tmp_path / "runs" / "tiny")
+    for of in (RunFolder.validation_points.fget, lambda run: run.points("points", 0)):
+        assert read_points(of(run)) == read_points(of(masks))
 
 
 def test_what_stands_stands() -> None:
