@@ -196,7 +196,7 @@ def _mean_by(
     """Return ``{value of key: mean of the metric over sets}`` of one arm, in order of key."""
     found: dict[Any, list[float]] = {}
     for row in rows:
-        if row["arm"] == arm and row[metric] != "":
+        if row["arm"] == arm and row[metric] != "" and row[key] != "":
             value = float(row[key]) if key == "points" else row[key]
             found.setdefault(value, []).append(float(row[metric]))
     return {value: float(np.mean(found[value])) for value in sorted(found)}

@@ -17,6 +17,7 @@ from xml.parsers import expat
 from active_learning.answers import Answer
 from active_learning.exchange.tasks import (
     ASKED,
+    COLOURS,
     MARKS,
     MOST_BYTES,
     Asked,
@@ -31,7 +32,7 @@ from active_learning.exchange.tasks import (
     told,
 )
 from utils.errors import UserError
-from utils.files import read_up_to, write_text
+from utils.files import read_up_to, write_json, write_text
 
 ATTRIBUTES = ("annotator", "seconds", "time")
 _NOT_XML = re.compile("[^ -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -39,6 +40,8 @@ _NOT_XML = re.compile("[^ -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def write(path: Path, tasks: Sequence[Task]) -> None:
     """Write the questions and answers as one file of annotations.
+
+    Beside it ``<name>.labels.json`` is written, for the raw editor of labels of a CVAT task.
 
     Raises:
         UserError: an image's name holds a character that XML has not.
@@ -55,6 +58,7 @@ def write(path: Path, tasks: Sequence[Task]) -> None:
             for answer in asked.answers or (None,):
                 _point(image, asked, answer)
     ET.indent(root)
+    write_json(path.with_suffix(".labels.json"), _labels())
     write_text(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, "unicode"))
 
 
@@ -63,16 +67,26 @@ def _describe(task: ET.Element, images: int) -> None:
     for name, text in {"name": "points", "size": str(images), "mode": "annotation"}.items():
         ET.SubElement(task, name).text = text
     labels = ET.SubElement(task, "labels")
-    for name in (*MARKS.values(), ASKED):
+    for known in _labels():
         label = ET.SubElement(labels, "label")
-        ET.SubElement(label, "name").text = name
-        ET.SubElement(label, "type").text = "points"
+        for name in ("name", "color", "type"):
+            ET.SubElement(label, name).text = known[name]
         attributes = ET.SubElement(label, "attributes")
-        for of_label in ATTRIBUTES:
+        for of_label in known["attributes"]:
             attribute = ET.SubElement(attributes, "attribute")
-            kind = {"name": of_label, "mutable": "False", "input_type": "text"}
-            for key, text in {**kind, "default_value": "", "values": ""}.items():
-                ET.SubElement(attribute, key).text = text
+            for name, value in of_label.items():
+                text = "".join(value) if isinstance(value, list) else str(value)
+                ET.SubElement(attribute, name).text = text
+
+
+def _labels() -> list[dict[str, Any]]:
+    """Return the labels as CVAT is told of them."""
+    text = {"mutable": False, "input_type": "text", "default_value": "", "values": [""]}
+    attributes = [{"name": name, **text} for name in ATTRIBUTES]
+    return [
+        {"name": label, "color": colour, "type": "points", "attributes": attributes}
+        for label, colour in COLOURS.items()
+    ]
 
 
 def _point(image: ET.Element, asked: Asked, answer: Answer | None) -> None:

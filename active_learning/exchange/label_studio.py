@@ -3,8 +3,9 @@
 A place is told in percent of the picture's own width and height, a pixel's by its centre. Answers
 are annotations, one an annotator (`tasks.by_opinion`); open questions are a prediction, labelled
 "Asked", which an annotator takes over and labels. The picture's address is that of Label Studio's
-local storage, with the data root as its root. What Label Studio does not know of (annotator,
-seconds, time, round) stands in the keypoint's ``meta``, which it keeps; ``data.name`` is the image.
+local storage, with the data root as its root; ``data.name`` is the image. What Label Studio does not
+know of (annotator, seconds, time, round) stands in the keypoint's ``meta``; without it its own user
+and lead time take the place.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from active_learning.answers import Answer
 from active_learning.exchange.tasks import (
     ASKED,
+    COLOURS,
     MARKS,
     MOST_BYTES,
     Asked,
@@ -38,8 +40,6 @@ from utils.files import read_up_to, write_json, write_text
 
 KIND = "keypointlabels"
 LOCAL_FILES = "/data/local-files/?d="
-COLOURS = ("#ffb000", "#3b6fd4", "#808080", "#d55e00")
-
 LABELLING = """<View>
   <KeyPointLabels name="answer" toName="picture" strokeWidth="2" opacity="0.9">
 {labels}
@@ -50,7 +50,7 @@ LABELLING = """<View>
     "{labels}",
     "\n".join(
         f'    <Label value="{label}" background="{colour}"/>'
-        for label, colour in zip((*MARKS.values(), ASKED), COLOURS, strict=True)
+        for label, colour in COLOURS.items()
     ),
 )
 """The labelling interface that the tasks are for."""

@@ -32,6 +32,9 @@ ASKED = "Asked"
 ANSWERS = {text: answer for answer, text in MARKS.items()} | {ASKED: ""}
 """The other way round; an empty answer is none."""
 
+COLOURS = dict(zip(ANSWERS, ("#ffb000", "#3b6fd4", "#808080", "#d55e00"), strict=True))
+"""Of the labels there."""
+
 MOST_BYTES = 2**28
 """Of a file that is read."""
 

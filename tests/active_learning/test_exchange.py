@@ -178,6 +178,8 @@ def test_a_job_done_in_cvat(trial: RunFolder, tmp_path: Path) -> None:
     file = tmp_path / "annotations.xml"
     run_main(trial, "--export", "cvat", "--to", file)
     text = file.read_text()
+    labels = json.loads((tmp_path / "annotations.labels.json").read_text())
+    assert {label["name"] for label in labels} == {"Foreground", "Background", "Can't say", "Asked"}
     asked = questions_of(trial)[0][0]
     assert f'points="{asked.x}.50,{asked.y}.50"' in text
     text = re.sub(r'label="Asked"', 'label="Background"', text)
