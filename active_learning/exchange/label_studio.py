@@ -3,9 +3,9 @@
 A place is told in percent of the picture's own width and height, a pixel's by its centre. Answers
 are annotations, one an annotator (`tasks.by_opinion`); open questions are a prediction, labelled
 "Asked", which an annotator takes over and labels. The picture's address is that of Label Studio's
-local storage, with the data root as its root; ``data.name`` is the image. What Label Studio does not
-know of (annotator, seconds, time, round) stands in the keypoint's ``meta``; without it its own user
-and lead time take the place.
+local storage, with the data root as its root; ``data.name`` is the image. What Label Studio does
+not know of (annotator, seconds, time, round) stands in the keypoint's ``meta``; without it its own
+user and lead time take the place.
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ LABELLING = """<View>
 """.replace(
     "{labels}",
     "\n".join(
-        f'    <Label value="{label}" background="{colour}"/>'
-        for label, colour in COLOURS.items()
+        f'    <Label value="{label}" background="{colour}"/>' for label, colour in COLOURS.items()
     ),
 )
 """The labelling interface that the tasks are for."""

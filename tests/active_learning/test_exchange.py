@@ -129,6 +129,20 @@ def test_what_is_open_is_exported_and_stays_open(
     assert 0 < left < 24
 
 
+def test_an_annotation_is_one_annotators(trial: RunFolder, tmp_path: Path) -> None:
+    answer(trial)
+    run_main(trial, "--export", "labelstudio", "--to", tmp_path / "tasks.json")
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    found = [
+        [mark["meta"]["annotator"] for mark in annotation["result"]]
+        for task in tasks
+        for annotation in task["annotations"]
+    ]
+    assert all(len(set(names)) == 1 for names in found)
+    assert {names[0] for names in found} == {"ann", "Bob, the <2nd>", "review:zoe"}
+    assert any(len(names) > 1 for names in found)
+
+
 def mark_in_label_studio(file: Path, label: Callable[[str, float, float], str]) -> None:
     """Do what an annotator does there: take the prediction over and label its keypoints."""
     tasks = json.loads(file.read_text())

@@ -117,6 +117,10 @@ def test_bars_are_as_high_as_their_values() -> None:
     low, high, none = coordinates(made, "rect", "height")
     assert high == pytest.approx(4 * low)
     assert none == 0
+    tops = coordinates(made, "rect", "y")
+    (bottom,) = {round(y + tall, 1) for y, tall in zip(tops, (low, high, none), strict=True)}
+    assert max(coordinates(made, "text", "y")) > bottom  # the names of the bars
+    assert min(tops) > coordinates(made, "text", "y")[0] + 12  # the highest bar leaves the title
     made = share_bar({"a": 1, "b": 3, "c": 0})
     assert coordinates(made, "rect", "width") == [30, 90, 0]
     assert coordinates(made, "rect", "x") == [0, 30, 120]
