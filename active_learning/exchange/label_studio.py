@@ -28,7 +28,6 @@ from active_learning.exchange.tasks import (
     Task,
     annotator_of,
     by_opinion,
-    named,
     number,
     pixel_of,
     read_mark,
@@ -120,7 +119,7 @@ def read(path: Path, pictures: Pictures, default: str) -> list[Found]:
         raise UserError(f"{path}: not readable as JSON ({told(str(error))}): mend it") from None
     found = []
     for index, task in enumerate(_list(tasks, str(path)), start=1):
-        where = named(path, f"task {index}")
+        where = f"{path}, task {index}"
         data = _object(_object(task, where).get("data"), f"{where}, data")
         image = _image_of(data, pictures, where)
         for place, annotation in enumerate(_list(task.get("annotations", []), where), start=1):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from active_learning.answers import (
@@ -299,8 +298,3 @@ def read_mark(label: Any, where: str) -> str:
             f"{where}: label {told(label)}: must be one of {', '.join(ANSWERS)}: mend it"
         )
     return ANSWERS[label]
-
-
-def named(path: Path, *places: Any) -> str:
-    """Return where something stands in a file, for messages: ``file, task 3, annotation 1``."""
-    return ", ".join(map(str, (path, *places)))

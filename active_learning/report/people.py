@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from active_learning.answers import CANNOT_SAY, UNDO, Answer
 from active_learning.kappa import Agreement, overall, pairwise
+from active_learning.questions import Pixel
 from active_learning.report.points import MOST_NAMES, annotator_name
 from active_learning.report.trial import LeftOut, Round, Trial
 from datasets.points import read_points
@@ -119,7 +120,33 @@ def cost(trial: Trial) -> Html:
         )
     if len(people) > MOST_NAMES:
         notes.append(f"Of {len(people)} annotators the {MOST_NAMES} with most answers.")
-    return join([table(header, lines), tag("p", " ".join(notes), class_="note")])
+    told = tag("p", " ".join(notes), class_="note")
+    return join([table(header, lines), told, _by_round(trial, whole)])
+
+
+def _by_round(trial: Trial, whole: Cost) -> Html:
+    """Return what each round cost, in the order in which they are answered."""
+    place_of: dict[Pixel, tuple[str, int]] = {}
+    for place, questions in trial.questions.items():
+        for question in questions:
+            place_of.setdefault(question.pixel, place)
+    of_place: dict[tuple[str, int], list[Answer]] = {}
+    for answer in trial.answers:
+        if answer.pixel in place_of:
+            of_place.setdefault(place_of[answer.pixel], []).append(answer)
+    lines, so_far = [], 0.0
+    for place in (place for place in trial.questions if place in of_place):
+        cost = cost_of(of_place[place])
+        minutes = cost.minutes
+        if minutes is None and whole.mean is not None:
+            minutes = cost.answers * whole.mean / 60
+        so_far += minutes or 0.0
+        name = Round(*place, [], True).name
+        together = _told(so_far if minutes is not None else None, 1)
+        numbers = [cost.clicks, cost.answers, cost.skipped, _told(minutes, 1), together]
+        lines.append([name, *numbers])
+    header = ["", "clicks", "answers", "can't say", "minutes", "minutes so far"]
+    return table(header, lines) if lines else Html("")
 
 
 def _assumed(trial: Trial) -> Html:

@@ -257,6 +257,13 @@ def test_costs_are_those_of_the_journal(whole: tuple[RunFolder, str, Page]) -> N
     assert "Of 4 answers nobody took the time" in " ".join(page.texts)
     tiles = [text for text in page.texts if text == "62"]
     assert tiles
+    first, second = (page.row("cost", f"round {index}") for index in range(2))
+    assert (first[:3], second[:3]) == (["24", "24", "4"], ["38", "37", "6"])
+    minutes = [sum(one.seconds for one in answers if one.round == 0) / 60, 0.0]
+    assert first[3:] == [f"{minutes[0]:.1f}"] * 2
+    said = [one.seconds for one in answers if one.round == 1 and one.answer != "u"]
+    minutes[1] = len(said) * sum(said) / sum(second > 0 for second in said) / 60
+    assert second[3:] == [f"{minutes[1]:.1f}", f"{sum(minutes):.1f}"]
 
 
 def test_seconds_of_nobodys_watch_do_not_count() -> None:
