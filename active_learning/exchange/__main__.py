@@ -132,6 +132,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, args = settings.parse(argv, __doc__, add_arguments)
     check(args)
     run = RunFolder(config.run_folder)
+    if args.take and config.oracle != "human":
+        raise UserError(
+            f"{run.root}: masks answer here (--oracle {config.oracle}), an import would change "
+            "nothing: import into a trial with --oracle human"
+        )
     files = [read_questions(path) for path in question_files(run)]
     if not files:
         raise UserError(f"{run.root}: nothing has been asked yet: run gco.sh --oracle human first")

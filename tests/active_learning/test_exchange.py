@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -20,11 +21,12 @@ from active_learning.exchange.__main__ import main
 from active_learning.exchange.tasks import Found, Pictures, pixel_of, take_in
 from active_learning.kappa import pairwise
 from active_learning.questions import Question, read_questions, write_questions
-from config import Config, save
+from config import Config, from_dict, save
 from datasets.images import write_png
 from datasets.index import list_sets
 from datasets.points import read_points
 from utils.errors import UserError
+from utils.files import read_json
 from utils.run_folder import RunFolder
 from utils.stopping import EXIT_WAITING
 
@@ -41,10 +43,8 @@ def make_trial(folder: Path) -> RunFolder:
     for name, (width, height) in SIZES.items():
         pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
         write_png(folder / "data" / "images" / "SET" / name, pixels)
-    config = Config(
-        trial="t", runs=str(folder / "runs"), data_root=str(folder / "data"), trainset="SET"
-    )
-    save(config)
+    kept = {"trial": "t", "runs": str(folder / "runs"), "data_root": str(folder / "data")}
+    save(config := Config(trainset="SET", oracle="human", with_dense=False, **kept))
     run = RunFolder(config.run_folder)
     for index in range(2):
         questions = []
@@ -476,6 +476,14 @@ def test_names_that_xml_cannot_hold(tmp_path: Path) -> None:
 def test_the_command_line(trial_once: RunFolder, words: list[str], match: str) -> None:
     with pytest.raises(UserError, match=match):
         run_main(trial_once, *words)
+
+
+def test_where_masks_answer_nothing_is_imported(trial: RunFolder, tmp_path: Path) -> None:
+    config = from_dict(read_json(trial.config), "")
+    save(dataclasses.replace(config, oracle="mask"))
+    run_main(trial, "--export", "points", "--to", tmp_path / "points.csv")
+    with pytest.raises(UserError, match="masks answer here"):
+        run_main(trial, "--import", "points", "--from", tmp_path / "points.csv")
 
 
 def test_nothing_asked_yet(trial: RunFolder) -> None:
