@@ -1,1 +1,1 @@
-"""Labelling by a person, in a browser: the queue of questions, the pictures, the server, the page."""
+"""Labelling by a person, in a browser: questions and leases, pictures, server, page."""

@@ -1,8 +1,8 @@
 """What the page shows of an image: the picture, the pixels around a question, its superpixel.
 
-Pictures go by their number in the trial's list, so that no request names a file. They are decoded by
-the project's own reader and encoded anew: a browser never sees the file, nor its EXIF orientation,
-and its coordinates are those of the points files.
+Pictures go by their number in the trial's list, so that no request names a file. They are decoded
+by the project's own reader and encoded anew: a browser never sees the file, nor its EXIF
+orientation, and its coordinates are those of the points files.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Pictures:
         regions: makes the superpixels of an image.
     """
 
-    def __init__(self, samples: Sequence[Sample], data_root: Path, regions: SuperpixelCache) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], data_root: Path, regions: SuperpixelCache
+    ) -> None:
         self.samples = list(samples)
         self.root = data_root.resolve()
         self.regions = regions

@@ -1,7 +1,7 @@
 """Who is asked what next: open questions, leases, second opinions, undo. No HTTP in here.
 
-What has been answered is in the journal alone; what stands here besides is forgotten when the server
-ends, and costs nothing: who holds which question (`Leases`), and what an annotator was to see next.
+What has been answered is in the journal alone; what stands here besides is forgotten when the
+server ends, and costs nothing: who holds which question, and what an annotator was to see next.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
+from active_learning.annotate.files import Counts, QuestionsFile, total
+from active_learning.annotate.leases import Leases
 from active_learning.answers import (
     CANNOT_SAY,
     REVIEWER,
     UNDO,
     Answer,
     Journal,
-    Progress,
     now,
-    progress,
     standing,
 )
 from active_learning.questions import Pixel, Question, by_image
@@ -37,59 +35,6 @@ LEASE = 120.0
 
 REMEMBERED = 10_000
 """Requests that are known again when they are sent twice."""
-
-
-class Counts(NamedTuple):
-    """How far all questions have got: pixels wanted, told, not to be replaced any more."""
-
-    wanted: int
-    told: int
-    short: int
-
-
-class Leases:
-    """Which pixel is with whom, and until when."""
-
-    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
-        self._seconds, self._clock = seconds, clock
-        self._holder: dict[Pixel, str] = {}
-        self._alive: dict[str, float] = {}
-
-    def renew(self, annotator: str) -> None:
-        """Note a sign of life."""
-        self._alive[annotator] = self._clock()
-
-    def alive(self) -> set[str]:
-        """Return the annotators who are at work."""
-        least = self._clock() - self._seconds
-        return {name for name, seen in self._alive.items() if seen > least}
-
-    def taken(self, annotator: str) -> set[Pixel]:
-        """Return the pixels that others hold."""
-        alive = self.alive()
-        return {p for p, who in self._holder.items() if who != annotator and who in alive}
-
-    def replace(self, annotator: str, pixels: Iterable[Pixel]) -> None:
-        """Let these pixels, and no others, be with an annotator."""
-        self._holder = {p: who for p, who in self._holder.items() if who != annotator}
-        self._holder |= dict.fromkeys(pixels, annotator)
-
-
-@dataclass
-class _File:
-    """The questions of one file and how far they have got.
-
-    Attributes:
-        questions: by image, those asked and those in reserve.
-        closed: what came of them has been written down and is used: no answer changes it.
-        open: what nobody has answered, in the order in which it is asked.
-        progress: by image.
-    """
-
-    questions: dict[str, list[Question]]
-    closed: bool
-    open: dict[Pixel, Question] = field(default_factory=dict)
-    progress: dict[str, Progress] = field(default_factory=dict)
 
 
 class Queue:
@@ -115,13 +60,15 @@ class Queue:
         self.journal, self.twice, self.order = journal, twice, order
         self.leases = Leases(lease, clock)
         self._lock = threading.RLock()
-        self._files: list[_File] = []
+        self._files: list[QuestionsFile] = []
         self._known: dict[Pixel, Question] = {}
+        self._closed: set[Pixel] = set()
         self._read = 0
         self._rows: dict[Pixel, list[Answer]] = {}
         self._standing: dict[Pixel, list[Answer]] = {}
         self._mine: dict[str, dict[Pixel, None]] = {}
-        self._second: dict[Pixel, Question] = {}
+        self._first: dict[Pixel, str] = {}
+        self._second: dict[str, dict[Pixel, Question]] = {}
         self._next: dict[str, list[Pixel]] = {}
         self._image: dict[str, str] = {}
         self._sent: dict[str, None] = {}
@@ -130,22 +77,16 @@ class Queue:
         """Take the questions files of the trial, each with whether it is closed, in their order."""
         with self._lock:
             self._files = []
-            for questions, closed in files:
-                if self.order == "mixed":
-                    sorted_by = sorted(questions, key=lambda q: _chance("order", q.pixel))
-                    queued = dict.fromkeys(question.pixel for question in sorted_by)
-                else:
-                    queued = dict.fromkeys(question.pixel for question in questions)
-                images = {i: [*asked, *spare] for i, (asked, spare) in by_image(questions).items()}
-                self._files.append(_File(images, closed, queued))  # type: ignore[arg-type]
-            self._known = {q.pixel: q for questions, _ in files for q in questions}
             self._sync()
-            for file in self._files:
-                file.progress = progress(
-                    (q for several in file.questions.values() for q in several), self._standing
-                )
-                still = {q.pixel: q for found in file.progress.values() for q in found.open}
-                file.open = {pixel: still[pixel] for pixel in file.open if pixel in still}
+            self._known = {q.pixel: q for questions, _ in files for q in questions}
+            self._closed = {q.pixel for questions, closed in files if closed for q in questions}
+            for questions, closed in files:
+                images = {i: [*asked, *spare] for i, (asked, spare) in by_image(questions).items()}
+                file = QuestionsFile(images, closed)
+                mixed = self.order == "mixed"
+                queued = sorted(questions, key=_mixed) if mixed else questions
+                file.set_out(queued, self._standing)
+                self._files.append(file)
             for pixel in self._standing:
                 self._note_second(pixel)
 
@@ -157,6 +98,8 @@ class Queue:
         with self._lock:
             self._sync()
             self.leases.renew(annotator)
+            soon = self._next.get(annotator, [])
+            self._next[annotator] = [p for p in soon if self._asked(annotator, p)]
             taken = self.leases.taken(annotator)
             found: dict[Pixel, Question] = {}
             for question in self._candidates(annotator, {image for image, _, _ in taken}):
@@ -216,24 +159,18 @@ class Queue:
     def mine(self, annotator: str, most: int) -> list[Answer]:
         """Return what stands of an annotator and may be changed, the latest first."""
         with self._lock:
-            closed = {p for f in self._files if f.closed for p in self._pixels(f)}
-            found = []
+            found: list[Answer] = []
             for pixel in reversed(self._mine.get(annotator, {})):
+                if pixel in self._known and pixel not in self._closed:
+                    found += [a for a in self._standing[pixel] if a.annotator == annotator]
                 if len(found) == most:
                     break
-                if pixel in self._known and pixel not in closed:
-                    found += [a for a in self._standing[pixel] if a.annotator == annotator]
             return found
 
     def counts(self) -> Counts:
         """Return how far all questions have got."""
         with self._lock:
-            all_of = [found for file in self._files for found in file.progress.values()]
-            return Counts(
-                sum(len(found.wanted) for found in all_of),
-                sum(len(found.told) for found in all_of),
-                sum(found.short for found in all_of),
-            )
+            return total(file.counts for file in self._files)
 
     def standing(self) -> dict[Pixel, list[Answer]]:
         """Return what stands of each pixel that was answered."""
@@ -256,9 +193,6 @@ class Queue:
                         found[question.pixel] = (question, list(stands), file.closed)
             return list(found.values())
 
-    def _pixels(self, file: _File) -> Iterator[Pixel]:
-        return (q.pixel for questions in file.questions.values() for q in questions)
-
     def _candidates(self, annotator: str, busy: set[str]) -> Iterator[Question]:
         """Yield what an annotator may be asked, in order; some of it more than once.
 
@@ -266,18 +200,16 @@ class Queue:
             annotator: the name.
             busy: images that others are at.
         """
-        for pixel in self._next.get(annotator, []):
-            if question := self._asked(annotator, pixel):
-                yield question
+        yield from filter(None, (self._asked(annotator, p) for p in self._next.get(annotator, [])))
         rows = self.order == "rows"
         files = [file for file in self._files if not file.closed]
         if rows and annotator in self._image:
             for file in files:
                 if found := file.progress.get(self._image[annotator]):
                     yield from found.open
-        for pixel in self._second:
-            if question := self._asked(annotator, pixel):
-                yield question
+        for first, pixels in self._second.items():
+            if first != annotator:
+                yield from pixels.values()
         # Each at an image of one's own, as long as there are enough.
         for leave in (busy, set()) if rows and busy else (set(),):
             for file in files:
@@ -290,10 +222,8 @@ class Queue:
         for file in self._files:
             if pixel in file.open and not file.closed:
                 return file.open[pixel]
-        stands = self._standing.get(pixel, ())
-        if pixel in self._second and all(one.annotator != annotator for one in stands):
-            return self._second[pixel]
-        return None
+        first = self._first.get(pixel, annotator)
+        return None if first == annotator else self._second[first][pixel]
 
     def _open_of(self, image: str) -> list[Pixel]:
         found = [file.progress[image] for file in self._files if image in file.progress]
@@ -317,35 +247,30 @@ class Queue:
             self._standing |= standing(self._rows[pixel])
             self._note_second(pixel)
         for image in dict.fromkeys(pixel[0] for pixel in changed):
-            self._update(image)
-
-    def _update(self, image: str) -> None:
-        for file in self._files:
-            if image in file.questions and file.progress:
-                before = file.progress[image].open
-                file.progress |= progress(file.questions[image], self._standing)
-                after = file.progress[image].open
-                for question in before:
-                    if question not in after:
-                        file.open.pop(question.pixel, None)
-                for question in after:
-                    file.open.setdefault(question.pixel, question)
+            for file in self._files:
+                if image in file.questions:
+                    file.update(image, self._standing)
 
     def _note_second(self, pixel: Pixel) -> None:
         """Note whether one more annotator is to be asked about a pixel."""
+        if before := self._first.pop(pixel, None):
+            del self._second[before][pixel]
         stands = self._standing.get(pixel, ())
         names = {one.annotator for one in stands if not one.annotator.startswith(REVIEWER)}
         wanted = len(names) == 1 and UNREADABLE not in names and pixel in self._known
         if wanted and _chance("twice", pixel) < self.twice:
-            self._second[pixel] = self._known[pixel]
-        else:
-            self._second.pop(pixel, None)
+            self._first[pixel] = first = names.pop()
+            self._second.setdefault(first, {})[pixel] = self._known[pixel]
 
     def _remember(self, request: str) -> None:
         if request:
             self._sent[request] = None
         if len(self._sent) > REMEMBERED:
             del self._sent[next(iter(self._sent))]
+
+
+def _mixed(question: Question) -> float:
+    return _chance("order", question.pixel)
 
 
 def _chance(what: str, pixel: Pixel) -> float:

@@ -2,8 +2,8 @@
 
 The standard library's threading server: the page needs ten fixed addresses on the loopback device,
 tens of requests a second, and no framework whose releases somebody would have to follow. What the
-standard library leaves to its user is here: who may ask, how much, how slowly, and what a browser may
-do with the answers. What is asked is `server.py`'s matter.
+standard library leaves to its user is here: who may ask, how much, how slowly, and what a browser
+may do with the answers. What is asked is `server.py`'s matter.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-"""Sent with everything: nothing comes from elsewhere, nothing goes there, no page frames this one."""
+"""Sent with everything: nothing comes from elsewhere or goes there, no page frames this one."""
 
 JSON, TEXT, HTML = "application/json", "text/plain; charset=utf-8", "text/html; charset=utf-8"
 
@@ -294,7 +294,9 @@ class Handler(BaseHTTPRequestHandler):
         given = parse_qs(query).get("token", [""])[0]
         if not hmac.compare_digest(given.encode(), self.server.token.encode()):
             raise Refused(401, "that is not the token")
-        cookie = f"{self.server.cookie_name}={self.server.cookie}; HttpOnly; SameSite=Strict; Path=/"
+        cookie = (
+            f"{self.server.cookie_name}={self.server.cookie}; HttpOnly; SameSite=Strict; Path=/"
+        )
         # One slash: two would lead to another host.
         path = "/" + path.lstrip("/")
         page = f'<!doctype html><meta http-equiv="refresh" content="0;url={path}">'

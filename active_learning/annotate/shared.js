@@ -1,0 +1,98 @@
+// What both pages do alike: asking the server, the name, the theme, a picture of the right size.
+
+export const byId = (id) => document.getElementById(id);
+
+export const WORDS = { f: "foreground", b: "background", s: "can’t say" };
+
+// Picture's magnification and the inset's pixels a side, from far to near.
+export const LEVELS = [[1, 65], [1, 33], [2, 33], [4, 17], [8, 17]];
+
+export class Refused extends Error {
+  constructor(status, text) {
+    super(text);
+    this.status = status;
+  }
+}
+
+/** Ask the server. Throws `Refused` with the reason it gives, TypeError when it is away. */
+export async function post(path, body) {
+  const reply = await fetch(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+    signal: AbortSignal.timeout(15000),
+  });
+  const value = await reply.json();
+  if (!reply.ok) throw new Refused(reply.status, value.error);
+  return value;
+}
+
+export const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+
+export function tell(text) {
+  byId("banner").textContent = text;
+  byId("banner").hidden = !text;
+}
+
+export const name = () => localStorage.getItem("annotator") || "";
+
+/** Follow the system's light or dark, or what the button was set to. */
+export function followTheme() {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const apply = () => {
+    const chosen = localStorage.getItem("theme") || (dark.matches ? "dark" : "light");
+    document.documentElement.dataset.theme = chosen;
+  };
+  dark.addEventListener("change", apply);
+  byId("theme").addEventListener("click", () => {
+    const now = document.documentElement.dataset.theme;
+    localStorage.setItem("theme", now === "dark" ? "light" : "dark");
+    apply();
+  });
+  apply();
+}
+
+/** Make the frame as large as the stage lets it be; return screen pixels a pixel of the image. */
+export function fit(width, height) {
+  const { clientWidth, clientHeight } = byId("stage");
+  const scale = Math.min(clientWidth / width, clientHeight / height);
+  byId("frame").style.width = `${width * scale}px`;
+  byId("frame").style.height = `${height * scale}px`;
+  byId("picture").classList.toggle("small-one", scale > 3);
+  return scale;
+}
+
+export const pictureOf = (question, version) => `/picture/${question.picture}?v=${version}`;
+
+export const insetOf = (question, version, side) =>
+  `/inset/${question.picture}/${question.x}/${question.y}/${side}?v=${version}`;
+
+/** Show the pixels around a question's, the one in the middle framed. */
+export function showInset(question, version, side) {
+  const inset = byId("near");
+  const address = insetOf(question, version, side);
+  if (inset.getAttribute("src") !== address) inset.src = address;
+  byId("pixel").style.width = byId("pixel").style.height = `${100 / side}%`;
+  const around = (side - 1) / 2;
+  const over =
+    question.x < around || question.y < around ||
+    question.x + around >= question.width || question.y + around >= question.height;
+  byId("caption").textContent =
+    `${side} × ${side} pixels, the asked one framed` + (over ? "; hatched: beyond the picture" : "");
+}
+
+export function svg(kind, attributes, parent) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  parent.append(made);
+  return made;
+}
+
+/** Whether a key is meant for what is being typed, or for the browser. */
+export const notForUs = (event) =>
+  event.ctrlKey || event.metaKey || event.altKey || event.repeat ||
+  document.querySelector("dialog[open]") !== null ||
+  (event.target.matches("input") && event.target.type !== "checkbox");
+
+export const newId = () =>
+  `${Date.now().toString(36)}-${Array.from(crypto.getRandomValues(new Uint32Array(2)), (n) => n.toString(36)).join("")}`;
