@@ -2,7 +2,7 @@
 
 import {
   LEVELS, Refused, WORDS, byId, fit, followTheme, insetOf, name, newId, notForUs, pictureOf, post,
-  showInset, svg, tell, wait,
+  frameInset, load, svg, tell, wait,
 } from "./shared.js";
 
 const LOOK_AGAIN = 2500; // ms, while there is no question
@@ -23,6 +23,7 @@ let level = 1;
 let outlined = localStorage.getItem("region") === "yes";
 let errorsSeen = 0;
 let lookAgain = 0;
+let asking = false;
 let ahead = []; // pictures that are loaded meanwhile
 
 // --- answers -------------------------------------------------------------------------------------
@@ -62,6 +63,7 @@ async function answer(said) {
   const about = said === "u" && back === 0 ? server?.mine[0] : shown;
   if (busy || !about || (said !== "u" && !shown)) return;
   busy = true;
+  clearTimeout(lookAgain);
   document.body.classList.add("sending");
   const reply = await deliver({
     trial: server.trial,
@@ -84,16 +86,23 @@ async function answer(said) {
 /** Ask for the state anew, until the server answers. */
 async function refresh() {
   clearTimeout(lookAgain);
-  busy = true;
+  if (asking) return;
+  asking = busy = true;
+  const found = await ask();
+  asking = false;
+  if (found) await take(found);
+}
+
+async function ask() {
   for (;;) {
     try {
       let found = await post("/api/next", { annotator: name() });
       server = found;
       if (await deliverPending()) found = await post("/api/next", { annotator: name() });
       tell("");
-      return await take(found);
+      return found;
     } catch (error) {
-      if (error instanceof Refused && error.status === 400) return askName();
+      if (error instanceof Refused && error.status === 400) return void askName();
       const away = server?.stage === "training" ? MESSAGES.training : "The server is away.";
       tell(error instanceof Refused ? error.message : `${away} This page looks again by itself.`);
       await wait(LOOK_AGAIN);
@@ -127,12 +136,10 @@ async function show() {
     busy = false;
     return;
   }
-  const picture = byId("picture");
-  const address = pictureOf(shown, server.version);
-  if (picture.getAttribute("src") !== address) picture.src = address;
   try {
-    showInset(shown, server.version, LEVELS[level][1]);
-    await Promise.all([picture.decode(), byId("near").decode()]);
+    // Pictures and cross-hairs change at once: never one question's over the other's.
+    const ready = [load("picture", pictureOf(shown, server.version)), loadInset()];
+    for (const place of await Promise.all(ready)) place();
   } catch {
     // The server has noted why it cannot be shown, or is away; either way it is asked again.
     await wait(300);
@@ -144,6 +151,15 @@ async function show() {
   busy = false;
   document.body.dataset.shown = `${shown.image} ${shown.x} ${shown.y}`;
   loadAhead();
+}
+
+async function loadInset() {
+  const [of, side] = [shown, LEVELS[level][1]];
+  const place = await load("near", insetOf(of, server.version, side));
+  return () => {
+    place();
+    frameInset(of, side);
+  };
 }
 
 function loadAhead() {
@@ -248,8 +264,8 @@ async function step(by) {
 function zoom(by) {
   level = Math.min(Math.max(level + by, 0), LEVELS.length - 1);
   if (!shown) return;
-  showInset(shown, server.version, LEVELS[level][1]);
   draw();
+  if (!busy) loadInset().then((place) => place()).catch(() => {});
 }
 
 function toggleRegion() {

@@ -1,8 +1,8 @@
 // All answers of an image, and changing them. What a reviewer says counts.
 
 import {
-  LEVELS, Refused, WORDS, byId, fit, followTheme, name, newId, notForUs, pictureOf, post, showInset,
-  svg, tell, wait,
+  LEVELS, Refused, WORDS, byId, fit, followTheme, name, newId, notForUs, pictureOf, post,
+  frameInset, insetOf, load, svg, tell, wait,
 } from "./shared.js";
 
 let listed = { images: [], total: 0 };
@@ -74,7 +74,11 @@ async function open(picture) {
   if (!reply) return;
   image = reply;
   chosen = 0;
-  byId("picture").src = pictureOf(image, listed.version);
+  try {
+    (await load("picture", pictureOf(image, listed.version)))();
+  } catch {
+    tell(`${image.image} cannot be shown.`);
+  }
   for (const button of byId("images").querySelectorAll("button")) {
     const current = Number(button.dataset.picture) === picture;
     button.setAttribute("aria-current", current);
@@ -90,7 +94,9 @@ function render() {
   byId("points").querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest" });
   const point = image.points[chosen];
   if (!point) return;
-  showInset(point, listed.version, LEVELS[1][1]);
+  const side = LEVELS[1][1];
+  load("near", insetOf(point, listed.version, side)).then((place) => place()).catch(() => {});
+  frameInset(point, side);
   for (const button of document.querySelectorAll("#answers button")) {
     button.setAttribute("aria-pressed", button.dataset.answer === point.label);
   }

@@ -42,6 +42,7 @@ FILES = {
     "/page.js": ("page.js", SCRIPT),
     "/review.js": ("review.js", SCRIPT),
     "/shared.js": ("shared.js", SCRIPT),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 """The files that are sent, by the address that is asked for: no other is opened for a request."""
 

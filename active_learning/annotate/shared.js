@@ -67,11 +67,16 @@ export const pictureOf = (question, version) => `/picture/${question.picture}?v=
 export const insetOf = (question, version, side) =>
   `/inset/${question.picture}/${question.x}/${question.y}/${side}?v=${version}`;
 
-/** Show the pixels around a question's, the one in the middle framed. */
-export function showInset(question, version, side) {
-  const inset = byId("near");
-  const address = insetOf(question, version, side);
-  if (inset.getAttribute("src") !== address) inset.src = address;
+/** Load a picture that takes an element's place when it can be shown whole. Throws if it cannot. */
+export async function load(id, address) {
+  if (byId(id).getAttribute("src") === address) return () => {};
+  const fresh = Object.assign(new Image(), { id, alt: "", src: address });
+  await fresh.decode();
+  return () => byId(id).replaceWith(fresh);
+}
+
+/** Tell what the inset shows: the pixels around a question's, the one in the middle framed. */
+export function frameInset(question, side) {
   byId("pixel").style.width = byId("pixel").style.height = `${100 / side}%`;
   const around = (side - 1) / 2;
   const over =
