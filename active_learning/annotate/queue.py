@@ -202,11 +202,9 @@ class Queue:
         """
         yield from filter(None, (self._asked(annotator, p) for p in self._next.get(annotator, [])))
         rows = self.order == "rows"
-        files = [file for file in self._files if not file.closed]
-        if rows and annotator in self._image:
-            for file in files:
-                if found := file.progress.get(self._image[annotator]):
-                    yield from found.open
+        files = [file for file in self._files if file.open and not file.closed]
+        if rows and files and (found := files[0].progress.get(self._image.get(annotator, ""))):
+            yield from found.open
         for first, pixels in self._second.items():
             if first != annotator:
                 yield from pixels.values()
