@@ -7,10 +7,12 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 
 import config as settings
 from active_learning.annotate.desk import Desk
-from active_learning.annotate.server import Site
+from active_learning.annotate.server import Site, serve_until
 from active_learning.annotate.web import Server
 from active_learning.questions import Question, write_questions
 from config import Config
@@ -32,7 +34,7 @@ def make_trial(runs: Path, data_root: Path, **flags: Any) -> Config:
     """Begin a trial on the sample images, and write its settings."""
     given = {"trial": "asked", "runs": str(runs), "data_root": str(data_root), **flags}
     given = {"trainset": "SAMPLE-TR", "validation_fraction": 0.2, "device": "cpu", **given}
-    given = {"rounds": 2, "points_per_image": 4, "with_dense": False, **given}
+    given = {"rounds": 2, "points_per_image": 4, "oracle": "human", **given}
     config = settings.resolve(given)
     settings.save(config)
     return config
@@ -89,6 +91,20 @@ def post(port: int, path: str, **body: Any) -> dict[str, Any]:
     status, _, found = request(port, "POST", path, body)
     assert status == 200, found
     return json.loads(found)
+
+
+def serve_quietly(config: Config, done: Callable[[], bool]) -> tuple[threading.Thread, int]:
+    """Run `serve_until` in a thread, at a port that is free; return the thread and the port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    thread = threading.Thread(target=serve_until, args=(config, done, "127.0.0.1", port))
+    thread.start()
+    for _ in range(200):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return thread, port
+        time.sleep(0.05)
+    raise AssertionError("no server")
 
 
 def start(config: Config, *flags: str, port: int = 0) -> tuple[subprocess.Popen[str], int]:

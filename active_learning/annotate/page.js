@@ -132,6 +132,7 @@ async function show() {
   if (!shown) {
     byId("message").textContent = MESSAGES[server.stage];
     byId("live").textContent = MESSAGES[server.stage];
+    delete document.body.dataset.shown;
     lookAgain = setTimeout(refresh, LOOK_AGAIN);
     busy = false;
     return;

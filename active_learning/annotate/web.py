@@ -106,6 +106,7 @@ class Server(ThreadingHTTPServer):
         self.ended = False
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._places = threading.Semaphore(MOST_CONNECTIONS)
+        self._open: set[socket.socket] = set()
         self._at_work = 0
         self._counting = threading.Condition()
         super().__init__((host, port), Handler)
@@ -134,9 +135,11 @@ class Server(ThreadingHTTPServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a connection and give its place back."""
+        self._open.add(request)
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._open.discard(request)
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -159,11 +162,14 @@ class Server(ThreadingHTTPServer):
                 self._counting.notify_all()
 
     def end(self) -> None:
-        """Answer what has been asked, and nothing more, on connections that are open, too."""
+        """Answer what has been asked and nothing more; close the connections that are kept open."""
         self.shutdown()
         with self._counting:
             self.ended = True
             self._counting.wait_for(lambda: not self._at_work, timeout=5)
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self.server_close()
 
 

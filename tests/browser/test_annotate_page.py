@@ -1,0 +1,311 @@
+"""The page, in a browser: who answers here sees what a person sees, and presses what he presses."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+import config as settings
+import train
+from active_learning import __main__ as asking
+from active_learning.answers import Journal, label_of, progress, standing
+from active_learning.questions import question_files, read_questions
+from config import Config
+from datasets.images import read_mask
+from datasets.points import read_points
+from tests.annotate_trial import make_trial, rows, serve_quietly, start, write_round
+from utils.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+Masks = Mapping[str, np.ndarray]
+Opener = Callable[..., "Page"]
+
+
+def masks_of(config: Config) -> Masks:
+    samples = [sample for part in settings.training_images(config) for sample in part]
+    return {sample.name: read_mask(sample.mask) for sample in samples}
+
+
+def enter(page: Page, port: int, name: str) -> None:
+    page.goto(f"http://127.0.0.1:{port}/")
+    page.fill("#name", name)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("body[data-shown]")
+
+
+def shown(page: Page) -> tuple[str, int, int] | None:
+    said = page.get_attribute("body", "data-shown")
+    if said is None:
+        return None
+    image, x, y = said.rsplit(" ", 2)
+    return image, int(x), int(y)
+
+
+def press(page: Page, key: str) -> None:
+    """Press a key, and wait until another question is shown, or none."""
+    before = page.get_attribute("body", "data-shown")
+    page.keyboard.press(key)
+    page.wait_for_selector(f'body:not([data-shown="{before}"]):not(.sending)')
+
+
+def tell(page: Page, masks: Masks) -> None:
+    """Answer the question on the screen as its mask says."""
+    found = shown(page)
+    assert found is not None
+    image, x, y = found
+    press(page, "f" if masks[image][y, x] else "b")
+
+
+def answer_all(page: Page, masks: Masks) -> None:
+    while shown(page) is not None:
+        tell(page, masks)
+
+
+def check_all_told(config: Config, masks: Masks) -> None:
+    """Every question has its answer, and every answer is its mask's."""
+    run = RunFolder(config.run_folder)
+    stands = standing(Journal(run.journal).answers())
+    for path in question_files(run):
+        for found in progress(read_questions(path), stands).values():
+            assert found.complete
+            assert not found.short
+            for question, said in found.told.items():
+                inside = masks[question.image][question.y, question.x]
+                assert said.answer == ("f" if inside else "b")
+
+
+@pytest.fixture
+def trial(sample_root: Path, tmp_path: Path) -> Config:
+    config = make_trial(tmp_path / "runs", sample_root)
+    write_round(config, 0, images=4, points=3)
+    return config
+
+
+@pytest.fixture
+def served(trial: Config) -> Iterator[int]:
+    ended = threading.Event()
+    thread, port = serve_quietly(trial, ended.is_set)
+    yield port
+    ended.set()
+    thread.join()
+
+
+def test_a_round_with_undo_skip_reload_and_a_killed_server(trial: Config, new_page: Opener) -> None:
+    masks, page = masks_of(trial), new_page()
+    process, port = start(trial)
+    try:
+        enter(page, port, "ann")
+        first = shown(page)
+        # A slip, and its undo: the question comes again.
+        press(page, "b" if masks[first[0]][first[2], first[1]] else "f")
+        press(page, "u")
+        assert shown(page) == first
+        tell(page, masks)
+        # Cannot be told: the same image's next in reserve comes.
+        skipped = shown(page)
+        press(page, "s")
+        assert shown(page)[0] == skipped[0]
+        assert shown(page) not in (first, skipped)
+        tell(page, masks)
+        # An earlier answer, looked at and changed, and changed back.
+        press(page, "ArrowLeft")
+        assert page.is_visible("text=You said")
+        press(page, "ArrowRight")
+        assert page.is_hidden("text=You said")
+        before = shown(page)
+        page.reload()
+        page.wait_for_selector("body[data-shown]")
+        assert shown(page) == before
+        tell(page, masks)
+        # The server is killed: the answer is kept, and sent when there is one again.
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kept = len(rows(trial))
+        found = shown(page)
+        page.keyboard.press("f" if masks[found[0]][found[2], found[1]] else "b")
+        page.wait_for_selector("text=Not saved yet")
+        assert shown(page) == found
+        assert len(rows(trial)) == kept
+        process, port = start(trial, port=port)
+        page.wait_for_selector(f'body:not([data-shown="{" ".join(map(str, found))}"])')
+        assert page.is_hidden("#banner")
+        assert len(rows(trial)) == kept + 1
+        answer_all(page, masks)
+        page.wait_for_selector("text=The network is training")
+        assert "12 of 12 answered" in page.inner_text("#numbers")
+    finally:
+        process.terminate()
+        process.wait()
+    check_all_told(trial, masks)
+    stands = standing(Journal(RunFolder(trial.run_folder).journal).answers())
+    stood = [said for several in stands.values() for said in several]
+    assert [said.answer for said in stood].count("s") == 1
+    assert len(stood) == 13
+
+
+def test_an_answer_survives_a_closed_page(trial: Config, new_page: Opener) -> None:
+    page = new_page()
+    process, port = start(trial)
+    enter(page, port, "ann")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    page.keyboard.press("f")
+    page.wait_for_selector("text=Not saved yet")
+    image, x, y = shown(page)
+    page.goto("about:blank")
+    process, port = start(trial, port=port)
+    try:
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("body[data-shown]")
+        assert shown(page) != (image, x, y)
+    finally:
+        process.terminate()
+        process.wait()
+    assert [row.split(",")[:4] for row in rows(trial)] == [[image, str(x), str(y), "f"]]
+
+
+def test_two_at_once_by_touch_and_mouse(trial: Config, served: int, new_page: Opener) -> None:
+    masks = masks_of(trial)
+    phone = new_page(viewport={"width": 390, "height": 700}, has_touch=True, color_scheme="dark")
+    desk = new_page()
+    enter(phone, served, "ann")
+    enter(desk, served, "bob")
+    assert shown(phone)[0] != shown(desk)[0]
+    while any(shown(page) for page in (phone, desk)):
+        for page, act in ((phone, phone.tap), (desk, desk.click)):
+            if found := shown(page):
+                said = "f" if masks[found[0]][found[2], found[1]] else "b"
+                act(f'#answers [data-answer="{said}"]')
+                before = " ".join(map(str, found))
+                page.wait_for_selector(f'body:not([data-shown="{before}"])')
+    check_all_told(trial, masks)
+    answers = Journal(RunFolder(trial.run_folder).journal).answers()
+    assert {one.annotator for one in answers} == {"ann", "bob"}
+    doubly = len(answers) - len({one.pixel for one in answers})
+    assert doubly <= 3  # the share that is asked of both
+    for button in phone.query_selector_all("button, a.button"):
+        box = button.bounding_box()
+        assert box is None or min(box["width"], box["height"]) >= 44
+
+
+def test_a_damaged_picture_is_told_and_skipped(
+    sample_root: Path, tmp_path: Path, new_page: Opener
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(sample_root, root)
+    config = make_trial(tmp_path / "runs", root)
+    write_round(config, 0, images=2, points=2)
+    damaged = settings.training_images(config)[0][0].image
+    damaged.write_bytes(damaged.read_bytes()[:-400])
+    ended = threading.Event()
+    thread, port = serve_quietly(config, ended.is_set)
+    page = new_page()
+    enter(page, port, "ann")
+    page.wait_for_selector(f"text={damaged.name} cannot be shown")
+    masks = masks_of(config)
+    assert shown(page)[0] != damaged.name
+    answer_all(page, masks)
+    assert "2 of 2 answered" in page.inner_text("#numbers")
+    ended.set()
+    thread.join()
+
+
+def test_what_is_under_the_cross_hairs(trial: Config, served: int, new_page: Opener) -> None:
+    page = new_page()
+    enter(page, served, "ann")
+    for key in ("+", "+", "-", "-", "-"):
+        page.keyboard.press(key)
+        _, x, y = shown(page)
+        # The middle of the ring lies over the middle of the asked pixel, as the picture is drawn.
+        ring = page.locator("#marks circle").first.bounding_box()
+        picture = page.locator("#picture").bounding_box()
+        width, height = page.evaluate(
+            "(({ naturalWidth, naturalHeight }) => [naturalWidth, naturalHeight])"
+            "(document.querySelector('#picture'))"
+        )
+        assert ring["x"] + ring["width"] / 2 == pytest.approx(
+            picture["x"] + (x + 0.5) * picture["width"] / width, abs=1
+        )
+        assert ring["y"] + ring["height"] / 2 == pytest.approx(
+            picture["y"] + (y + 0.5) * picture["height"] / height, abs=1
+        )
+
+
+def test_a_reviewer_at_the_keyboard(trial: Config, served: int, new_page: Opener) -> None:
+    masks, page = masks_of(trial), new_page()
+    enter(page, served, "eve")
+    image, x, y = shown(page)
+    right = "f" if masks[image][y, x] else "b"
+    press(page, "b" if right == "f" else "f")
+    page.click("text=Review")
+    page.wait_for_selector("#points button")
+    # The questions come in the file's order, the answered one first.
+    page.keyboard.press(right)
+    page.wait_for_selector("text=review:eve")
+    (stands,) = standing(Journal(RunFolder(trial.run_folder).journal).answers()).values()
+    assert label_of(stands) == right
+    assert [one.annotator for one in stands] == ["eve", "review:eve"]
+    page.keyboard.press("u")
+    page.wait_for_selector("text=review:eve", state="hidden")
+
+
+def test_the_same_points_and_weights_as_from_masks(
+    tiny: list[str], tmp_path: Path, new_page: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("active_learning.annotate.server.GRACE", 0.2)
+    page = new_page()
+    named: dict[str, RunFolder] = {}
+    for name in ("mask", "human"):
+        flags = [*tiny, "--trial", name, "--oracle", name, "--no-with_dense"]
+        named[name] = RunFolder(tmp_path / "runs" / name)
+        for index in ("0", "1"):
+            ask = [*flags, "--round", index]
+            if name == "mask":
+                asking.main(ask)
+            else:
+                answer_in_browser(ask, page)
+            train.main([*flags, "--arm", "points", "--round", index])
+    for index in (0, 1):
+        mask, human = (read_points(run.points("points", index)) for run in named.values())
+        assert mask == human
+        mask, human = (
+            torch.load(run.checkpoint("points", index, "last"), weights_only=True)["model"]
+            for run in named.values()
+        )
+        assert all(torch.equal(mask[key], human[key]) for key in mask)
+    both = [read_points(run.validation_points) for run in named.values()]
+    assert both[0] == both[1]
+
+
+def answer_in_browser(flags: list[str], page: Page) -> None:
+    """Run the stage that asks, and answer what it asks as the masks say."""
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        found = threading.Event()
+
+        def heard(server: object) -> None:
+            said.append(str(server.server_port))  # type: ignore[attr-defined]
+            found.set()
+
+        patch.setattr("active_learning.annotate.server._tell", heard)
+        stage = threading.Thread(target=asking.main, args=(flags,), daemon=True)
+        stage.start()
+        assert found.wait(60)
+        page.goto(f"http://127.0.0.1:{said[0]}/")
+        if not page.evaluate("localStorage.getItem('annotator')"):
+            page.fill("#name", "ann")
+            page.keyboard.press("Enter")
+        page.wait_for_selector("body[data-shown]")
+        config, _ = settings.parse(flags[:-2], "")
+        answer_all(page, masks_of(config))
+        stage.join()
