@@ -48,7 +48,8 @@ HEADERS = {
 
 JSON, TEXT, HTML = "application/json", "text/plain; charset=utf-8", "text/html; charset=utf-8"
 
-_PLAIN_PATH = re.compile(r"/[A-Za-z0-9/._-]*")
+_PLAIN_PATH = re.compile(r"/(?!/)[A-Za-z0-9/._-]*")
+"""A path as ours are; of two slashes a browser would take the rest for another host."""
 
 
 @dataclass(frozen=True)
@@ -303,8 +304,6 @@ class Handler(BaseHTTPRequestHandler):
         cookie = (
             f"{self.server.cookie_name}={self.server.cookie}; HttpOnly; SameSite=Strict; Path=/"
         )
-        # One slash: two would lead to another host.
-        path = "/" + path.lstrip("/")
         page = f'<!doctype html><meta http-equiv="refresh" content="0;url={path}">'
         return Reply(page.encode(), HTML, headers={"Set-Cookie": cookie})
 
