@@ -235,7 +235,7 @@ function tellProgress() {
     const each = seconds / server.mine.length;
     parts.push(`${Math.round(60 / each)} a minute`);
     const left = ((wanted - told) * each) / 60 / Math.max(1, server.annotators);
-    if (wanted > told) parts.push(left < 1 ? "less than a minute left" : `about ${Math.round(left)} min left`);
+    if (wanted > told) parts.push(left < 1 ? "under 1 min left" : `about ${Math.round(left)} min left`);
   }
   if (server.annotators > 1) parts.push(`${server.annotators} people`);
   if (short) parts.push(`${short} could not be told`);
