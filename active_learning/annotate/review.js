@@ -9,6 +9,7 @@ let listed = { images: [], total: 0 };
 let image = null;
 let chosen = 0; // which of its points
 let busy = false;
+let asked = 0; // lists asked for: of two that overtake each other the later counts
 
 /** Ask until the server answers; what it refuses is told. */
 async function ask(path, body) {
@@ -30,8 +31,11 @@ async function ask(path, body) {
 
 async function list(start = 0) {
   const filter = { text: byId("text").value, differing: byId("differing").checked, start };
+  const mine = ++asked;
+  await wait(150); // whoever types has typed on by then
+  if (mine !== asked) return;
   const reply = await ask("/api/images", filter);
-  if (!reply) return;
+  if (!reply || mine !== asked) return;
   listed = { ...reply, images: start ? [...listed.images, ...reply.images] : reply.images };
   byId("trial").textContent = `Review ${reply.trial}`;
   const agree = reply.kappa === null ? "" : `, Cohen’s κ ${reply.kappa.toFixed(2)}`;

@@ -66,6 +66,12 @@ class Site:
 
     def respond(self, method: str, path: str, body: Any) -> Reply:
         """Answer a request that was let through; ``path`` is as sent, nothing in it decoded."""
+        try:
+            return self._respond(method, path, body)
+        except UserError as error:  # a journal damaged by hand, a full disk
+            raise Refused(500, str(error)) from None
+
+    def _respond(self, method: str, path: str, body: Any) -> Reply:
         if method == "POST":
             if path not in self.posts:
                 raise Refused(404, "no such page")

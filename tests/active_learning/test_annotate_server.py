@@ -437,6 +437,17 @@ def test_a_full_disk_is_told_and_the_answer_can_be_sent_again(
     assert len(rows(trial)) == 1
 
 
+def test_a_damaged_journal_is_told(trial: Config, port: int) -> None:
+    journal = RunFolder(trial.run_folder).journal
+    question = post(port, "/api/next", annotator="ann")["questions"][0]
+    answer(trial, port, question, annotator="ann", answer="f")
+    with open(journal, "a") as file:
+        file.write("not,an,answer\n")
+    status, _, body = request(port, "POST", "/api/next", {"annotator": "ann"})
+    assert status == 500
+    assert "line 3: 8 values are needed" in json.loads(body)["error"]
+
+
 def test_kill_9_loses_nothing_that_was_answered(trial: Config) -> None:
     process, port = start(trial)
     said: list[tuple[str, int, int]] = []

@@ -92,7 +92,8 @@ def trial(sample_root: Path, tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def served(trial: Config) -> Iterator[int]:
+def served(trial: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr("active_learning.annotate.server.GRACE", 0.0)
     ended = threading.Event()
     thread, port = serve_quietly(trial, ended.is_set)
     yield port
@@ -199,8 +200,9 @@ def test_two_at_once_by_touch_and_mouse(trial: Config, served: int, new_page: Op
 
 
 def test_a_damaged_picture_is_told_and_skipped(
-    sample_root: Path, tmp_path: Path, new_page: Opener
+    sample_root: Path, tmp_path: Path, new_page: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("active_learning.annotate.server.GRACE", 0.0)
     root = tmp_path / "data"
     shutil.copytree(sample_root, root)
     config = make_trial(tmp_path / "runs", root)
@@ -239,6 +241,39 @@ def test_what_is_under_the_cross_hairs(trial: Config, served: int, new_page: Ope
         assert ring["y"] + ring["height"] / 2 == pytest.approx(
             picture["y"] + (y + 0.5) * picture["height"] / height, abs=1
         )
+
+
+def test_region_theme_help_and_a_long_key_press(
+    sample_root: Path, tmp_path: Path, new_page: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("active_learning.annotate.server.GRACE", 0.0)
+    config = make_trial(tmp_path / "runs", sample_root, label_mode="region", superpixels=20)
+    write_round(config, 0, images=2, points=2)
+    ended = threading.Event()
+    thread, port = serve_quietly(config, ended.is_set)
+    page = new_page(color_scheme="dark")
+    enter(page, port, "ann")
+    assert page.get_attribute("html", "data-theme") == "dark"
+    page.click("#theme")
+    assert page.get_attribute("html", "data-theme") == "light"
+    page.keyboard.press("r")
+    page.wait_for_selector("#outline path", state="attached")
+    page.keyboard.press("r")
+    page.wait_for_selector("#outline path", state="detached")
+    # While the help is open no key answers, nor does one with Ctrl, nor one that is held down.
+    page.keyboard.press("?")
+    page.keyboard.press("f")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+b")
+    assert rows(config) == []
+    first = " ".join(map(str, shown(page)))
+    for _ in range(3):
+        page.keyboard.down("b")
+    page.wait_for_selector(f'body:not([data-shown="{first}"])')
+    page.keyboard.up("b")
+    assert len(rows(config)) == 1
+    ended.set()
+    thread.join()
 
 
 def test_a_reviewer_at_the_keyboard(trial: Config, served: int, new_page: Opener) -> None:
