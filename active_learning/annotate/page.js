@@ -126,7 +126,6 @@ async function show() {
   shown = back ? server.mine[back - 1] : server.questions[0] || null;
   byId("frame").hidden = !shown;
   byId("message").hidden = Boolean(shown);
-  byId("inset").classList.toggle("empty", !shown);
   document.body.classList.toggle("idle", !shown);
   tellQuestion();
   if (!shown) {

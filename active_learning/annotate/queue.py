@@ -131,30 +131,15 @@ class Queue:
             UserError: the disk is full or cannot be written; nothing has changed then.
         """
         with self._lock:
-            self._sync()
             self.leases.renew(annotator)
-            question = self._known[pixel]
-            stands = {one.annotator: one.answer for one in self._standing.get(pixel, ())}
-            nothing_new = stands.get(annotator, UNDO) == said
-            if nothing_new or (request and request in self._sent):
-                return False
-            was_open = self._open_of(pixel[0])
-            self.journal.append(Answer(*pixel, said, question.round, annotator, seconds, now()))
-            self._remember(request)
-            self._sync()
-            if said in (UNDO, CANNOT_SAY):
-                # What has just become open, this pixel or its substitute, is asked next.
-                first = [pixel] if said == UNDO else []
-                opened = [p for p in self._open_of(pixel[0]) if p not in was_open]
-                self._next[annotator] = first + opened + self._next.get(annotator, [])
-            return True
+            return self._write(annotator, pixel, said, seconds, request)
 
     def skip_image(self, image: str) -> None:
         """Count all questions about an image that nobody has answered as "can't say"."""
         with self._lock:
             self._sync()
             for pixel in [p for p in self._known if p[0] == image and p not in self._standing]:
-                self.answer(UNREADABLE, pixel, CANNOT_SAY, 0.0)
+                self._write(UNREADABLE, pixel, CANNOT_SAY, 0.0)
 
     def mine(self, annotator: str, most: int) -> list[Answer]:
         """Return what stands of an annotator and may be changed, the latest first."""
@@ -192,6 +177,26 @@ class Queue:
                     if stands or not question.reserve:
                         found[question.pixel] = (question, list(stands), file.closed)
             return list(found.values())
+
+    def _write(
+        self, annotator: str, pixel: Pixel, said: str, seconds: float, request: str = ""
+    ) -> bool:
+        self._sync()
+        question = self._known[pixel]
+        stands = {one.annotator: one.answer for one in self._standing.get(pixel, ())}
+        nothing_new = stands.get(annotator, UNDO) == said
+        if nothing_new or (request and request in self._sent):
+            return False
+        was_open = self._open_of(pixel[0])
+        self.journal.append(Answer(*pixel, said, question.round, annotator, seconds, now()))
+        self._remember(request)
+        self._sync()
+        if said in (UNDO, CANNOT_SAY):
+            # What has just become open, this pixel or its substitute, is asked next.
+            first = [pixel] if said == UNDO else []
+            opened = [p for p in self._open_of(pixel[0]) if p not in was_open]
+            self._next[annotator] = first + opened + self._next.get(annotator, [])
+        return True
 
     def _candidates(self, annotator: str, busy: set[str]) -> Iterator[Question]:
         """Yield what an annotator may be asked, in order; some of it more than once.

@@ -52,10 +52,14 @@ export function followTheme() {
   apply();
 }
 
+// Screen pixels beside the picture, so that a mark at its edge is seen whole.
+const MARGIN = 16;
+
 /** Make the frame as large as the stage lets it be; return screen pixels a pixel of the image. */
 export function fit(width, height) {
   const { clientWidth, clientHeight } = byId("stage");
-  const scale = Math.min(clientWidth / width, clientHeight / height);
+  const room = [clientWidth - 2 * MARGIN, clientHeight - 2 * MARGIN];
+  const scale = Math.max(0.01, Math.min(room[0] / width, room[1] / height));
   byId("frame").style.width = `${width * scale}px`;
   byId("frame").style.height = `${height * scale}px`;
   byId("picture").classList.toggle("small-one", scale > 3);

@@ -211,6 +211,7 @@ def test_an_image_that_cannot_be_shown_is_complete_and_asked_of_nobody() -> None
     said = [row.answer for row in queue.journal.answers() if row.annotator == UNREADABLE]
     assert said == ["s", "s"]
     assert queue.counts().short == 1
+    assert queue.leases.alive() == {"ann", "bob"}
 
 
 @settings(max_examples=60)
