@@ -16,12 +16,14 @@ import torch
 import config as settings
 import train
 from active_learning import __main__ as asking
+from active_learning.annotate.desk import Desk
 from active_learning.answers import Journal, label_of, progress, standing
 from active_learning.questions import question_files, read_questions
 from config import Config
 from datasets.images import read_mask
 from datasets.points import read_points
 from tests.annotate_trial import make_trial, rows, serve_quietly, start, write_round
+from tests.annotate_trial import served as serving
 from utils.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -274,6 +276,22 @@ def test_region_theme_help_and_a_long_key_press(
     assert len(rows(config)) == 1
     ended.set()
     thread.join()
+
+
+def test_a_token_lets_a_browser_in(trial: Config, new_page: Opener) -> None:
+    page, other = new_page(), new_page()
+    token = "0123456789abcdefgh"
+    with serving(Desk(trial), token=token) as server:
+        address = f"http://127.0.0.1:{server.server_port}/"
+        assert other.goto(address).status == 401
+        page.goto(f"{address}?token={token}")
+        page.wait_for_url(address)  # without the token, which no history then shows
+        page.fill("#name", "ann")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("body[data-shown]")
+        press(page, "f")
+        assert page.evaluate("document.cookie") == ""
+    assert len(rows(trial)) == 1
 
 
 def test_a_reviewer_at_the_keyboard(trial: Config, served: int, new_page: Opener) -> None:
