@@ -173,8 +173,10 @@ def test_only_the_oracle_can_open_a_mask():
     assert set().union(*using.values()) == set()
     # Nor are files read by other means than those that read images, points and snapshots.
     readers = {"open", "imread", "imdecode", "fromfile", "Image", "read_bytes"}
+    # (The annotation server sends the files of its own page, and no others: see its tests.)
+    own = {"server.py": {"read_bytes"}}
     for path in sources:
-        assert not names_in(path) & readers, path.name
+        assert names_in(path) & readers == own.get(path.name, set()), path.name
 
 
 def pointed(tmp_path, mask, seeds=1, name="objects.png"):
