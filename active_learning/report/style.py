@@ -19,7 +19,7 @@ a { color: var(--c0); } .leak { border-left: .3rem solid var(--c1); padding-left
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
-tbody th, td { overflow-wrap: anywhere; }
+tbody th, td { overflow-wrap: break-word; }
 thead th { background: var(--pale); }
 tbody th, th:first-child { text-align: left; font-weight: 500; }
 td svg { vertical-align: middle; } .best { font-weight: 700; } .second { font-style: italic; }
