@@ -196,19 +196,28 @@ class Desk:
     def shown(self, place: int, make: Callable[[], Any]) -> Any:
         """Return ``make()``; if the picture cannot be shown, skip the image and write that down.
 
+        A file that cannot be opened is skipped by nobody: a disk that is away for a moment would
+        cost every image its questions.
+
         Raises:
-            Refused: it cannot be shown; says why.
+            Refused: it cannot be shown; says why. 503: not now.
         """
         try:
             return make()
         except UserError as error:
-            reason = self._skip(place, str(error))
+            reason = self._without_root(str(error))
+            if not self.pictures.is_there(place):
+                raise Refused(503, reason) from None
+            self._skip(place, reason)
             raise Refused(422, reason) from None
 
-    def _skip(self, place: int, reason: str) -> str:
-        sample = self.pictures.samples[place]
+    def _without_root(self, reason: str) -> str:
         for folder in (str(self.pictures.root), str(Path(self.config.data_root))):
             reason = reason.replace(folder + "/", "").replace(folder, "the data root")
+        return reason
+
+    def _skip(self, place: int, reason: str) -> None:
+        sample = self.pictures.samples[place]
         with self._lock:
             known = place in self._bad
             self._bad.add(place)
@@ -219,7 +228,6 @@ class Desk:
                 path = self.run.journal.with_name("unreadable.csv")
                 append_line(path, "image,reason,time\n", line.getvalue())
         self.queue.skip_image(sample.name)
-        return reason
 
     def _questions(self, path: Path) -> list[Question]:
         """Read a questions file; what it asks about images that are gone is left out."""
@@ -239,8 +247,9 @@ class Desk:
         for question in questions:
             try:
                 found.append(self._question(question))
-            except Refused:
-                continue
+            except Refused as refused:
+                if refused.status == 503:
+                    raise
         return found
 
     def _question(self, question: Question | Answer) -> dict[str, Any]:

@@ -142,7 +142,8 @@ async function show() {
     for (const place of await Promise.all(ready)) place();
   } catch {
     // The server has noted why it cannot be shown, or is away; either way it is asked again.
-    await wait(300);
+    tell("The picture cannot be loaded. This page tries again by itself.");
+    await wait(600);
     return refresh();
   }
   draw();

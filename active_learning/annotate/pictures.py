@@ -7,6 +7,7 @@ orientation, and its coordinates are those of the points files.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -80,6 +81,10 @@ class Pictures:
         self._encoded = Cache(ENCODED_BYTES, len)
         self._sizes: dict[int, tuple[int, int]] = {}
         self._making_regions = threading.Lock()
+
+    def is_there(self, number: int) -> bool:
+        """Tell whether an image's file can be read, whatever it holds."""
+        return os.access(self.samples[number].image, os.R_OK)
 
     def size(self, number: int) -> tuple[int, int]:
         """Return ``(width, height)`` of an image as it is seen; errors as for `pixels`."""

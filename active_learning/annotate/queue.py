@@ -72,6 +72,7 @@ class Queue:
         self._next: dict[str, list[Pixel]] = {}
         self._image: dict[str, str] = {}
         self._sent: dict[str, None] = {}
+        self._skipped: set[str] = set()
 
     def load(self, files: Sequence[tuple[Sequence[Question], bool]]) -> None:
         """Take the questions files of the trial, each with whether it is closed, in their order."""
@@ -103,7 +104,7 @@ class Queue:
             taken = self.leases.taken(annotator)
             found: dict[Pixel, Question] = {}
             for question in self._candidates(annotator, {image for image, _, _ in taken}):
-                if question.pixel not in taken:
+                if question.pixel not in taken and question.image not in self._skipped:
                     found[question.pixel] = question
                 if len(found) == count:
                     break
@@ -135,8 +136,9 @@ class Queue:
             return self._write(annotator, pixel, said, seconds, request)
 
     def skip_image(self, image: str) -> None:
-        """Count all questions about an image that nobody has answered as "can't say"."""
+        """Ask nothing more about an image: what nobody has answered counts as "can't say"."""
         with self._lock:
+            self._skipped.add(image)
             self._sync()
             for pixel in [p for p in self._known if p[0] == image and p not in self._standing]:
                 self._write(UNREADABLE, pixel, CANNOT_SAY, 0.0)

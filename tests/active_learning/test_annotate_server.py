@@ -390,6 +390,55 @@ def test_pictures_that_cannot_be_shown_are_skipped_and_recorded(
     assert any("leads out" in row["reason"] for row in listed)
 
 
+def test_pictures_that_are_away_for_a_moment_keep_their_questions(
+    sample_root: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(sample_root, root)
+    config = make_trial(tmp_path / "runs", root)
+    write_round(config, 0, images=3, points=2)
+    with served(Desk(config)) as running:
+        port = running.server_port
+        (root / "images").rename(root / "away")
+        status, _, body = request(port, "POST", "/api/next", {"annotator": "ann"})
+        assert status == 503
+        assert "tr_0" in json.loads(body)["error"]
+        assert str(root) not in body.decode()
+        assert request(port, "GET", "/picture/0")[0] == 503
+        assert rows(config) == []
+        (root / "away").rename(root / "images")
+        state = post(port, "/api/next", annotator="ann")
+        assert state["errors"] == []
+        assert state["counts"] == {"wanted": 6, "told": 0, "short": 0}
+
+
+def test_a_second_opinion_on_a_spoilt_picture_is_asked_of_nobody(
+    sample_root: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(sample_root, root)
+    config = make_trial(tmp_path / "runs", root)
+    write_round(config, 0, images=2, points=1)
+    with served(Desk(config, twice=1.0)) as running:
+        first = post(running.server_port, "/api/next", annotator="ann")["questions"][0]
+        answer(config, running.server_port, first, annotator="ann", answer="f")
+    desk = Desk(config, twice=1.0)
+    desk.pictures.samples[first["picture"]].image.write_bytes(b"no picture")
+    with served(desk) as running:
+        found = post(running.server_port, "/api/next", annotator="bob")
+        assert first["image"] not in {question["image"] for question in found["questions"]}
+        assert len(found["questions"]) == 1
+
+
+def test_superpixels_that_cannot_be_kept_cost_no_question(trial: Config, port: int) -> None:
+    folder = RunFolder(trial.run_folder).superpixels
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_bytes(b"")
+    assert request(port, "GET", "/region/0/20/20/17")[0] == 500
+    assert rows(trial) == []
+    assert len(post(port, "/api/next", annotator="ann")["questions"]) == 4
+
+
 def test_a_set_that_lies_elsewhere_is_no_set_of_skipped_pictures(
     sample_root: Path, tmp_path: Path
 ) -> None:
