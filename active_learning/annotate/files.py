@@ -41,7 +41,7 @@ class QuestionsFile:
         self.progress = progress(every, stands)
         still = {q for found in self.progress.values() for q in found.open}
         self.open = {q.pixel: q for q in queued if q in still}
-        self.counts = total(map(_count, self.progress.values()))
+        self.counts = total(map(self._count, self.progress.values()))
 
     def update(self, image: str, stands: Standing) -> None:
         """Do so anew for one image."""
@@ -53,15 +53,16 @@ class QuestionsFile:
                 del self.open[question.pixel]
         for question in after.open:
             self.open.setdefault(question.pixel, question)
-        changed = zip(self.counts, _count(before), _count(after), strict=True)
+        changed = zip(self.counts, self._count(before), self._count(after), strict=True)
         self.counts = Counts(*(so_far - old + new for so_far, old, new in changed))
+
+    def _count(self, found: Progress) -> Counts:
+        told = len(found.told)
+        # What an answer that came too late opens in a closed file is asked of nobody any more.
+        return Counts(told if self.closed else len(found.wanted), told, found.short)
 
 
 def total(counts: Iterable[Counts]) -> Counts:
     """Return the sum of several counts."""
     every = [*counts, Counts(0, 0, 0)]
     return Counts(*(sum(column) for column in zip(*every, strict=True)))
-
-
-def _count(found: Progress) -> Counts:
-    return Counts(len(found.wanted), len(found.told), found.short)

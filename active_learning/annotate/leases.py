@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 
 from active_learning.questions import Pixel
@@ -14,15 +15,18 @@ class Leases:
         self._seconds, self._clock = seconds, clock
         self._holder: dict[Pixel, str] = {}
         self._alive: dict[str, float] = {}
+        self._lock = threading.Lock()
 
     def renew(self, annotator: str) -> None:
-        """Note a sign of life."""
-        self._alive[annotator] = self._clock()
+        """Note a sign of life; from any thread."""
+        with self._lock:
+            self._alive[annotator] = self._clock()
 
     def alive(self) -> set[str]:
-        """Return the annotators who are at work."""
+        """Return the annotators who are at work; to any thread."""
         least = self._clock() - self._seconds
-        return {name for name, seen in self._alive.items() if seen > least}
+        with self._lock:
+            return {name for name, seen in self._alive.items() if seen > least}
 
     def taken(self, annotator: str) -> set[Pixel]:
         """Return the pixels that others hold."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import hypothesis.strategies as st
 import pytest
@@ -158,6 +159,37 @@ def test_a_lease_expires_and_the_late_answer_is_a_second_opinion() -> None:
     stands = queue.standing()[pixel]
     assert [one.annotator for one in stands] == ["bob", "ann"]
     assert label_of(stands) == "b"
+
+
+def test_signs_of_life_come_while_others_are_counted() -> None:
+    class Seen(float):
+        """A time whose comparison lets another thread in."""
+
+        def __gt__(self, other: float) -> bool:
+            thread = threading.Thread(target=queue.leases.renew, args=("bob",))
+            threads.append(thread)
+            thread.start()
+            thread.join(0.1)
+            return float(self) > other
+
+    threads: list[threading.Thread] = []
+    queue = Queue(Memory(), clock=lambda: Seen(0.0))  # type: ignore[arg-type]
+    queue.leases.renew("ann")
+    assert queue.leases.alive() == {"ann"}
+    threads[0].join()
+    assert queue.leases.alive() == {"ann", "bob"}
+
+
+def test_what_comes_too_late_for_a_closed_file_leaves_nothing_open() -> None:
+    first = questions(1, 2, spare=1)
+    queue, _ = make(first)
+    work_off(queue, "ann")
+    queue.load([(first, True), (questions(1, 1, index=1), False)])
+    assert queue.answer("review:eve", first[0].pixel, "s", 0.0)
+    assert queue.answer("ann", first[1].pixel, "u", 0.0)
+    assert (queue.counts().wanted, queue.counts().told) == (1, 0)
+    assert len(work_off(queue, "bob")) == 1
+    assert queue.counts().wanted == queue.counts().told
 
 
 def test_the_share_is_asked_of_two_people_and_of_no_third() -> None:
