@@ -30,6 +30,10 @@ LABELS = {FOREGROUND: 1, BACKGROUND: 0}
 REVIEWER = "review:"
 """The name of an annotator who looks the others' answers over begins with this."""
 
+UNREADABLE = "unreadable"
+"""Annotator of the "can't say" that stands for the questions of a picture nobody could be shown;
+no person, so none of the clicks and no opinion is counted as one's."""
+
 LONGEST_NAME = 64
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 

@@ -9,11 +9,21 @@ answers (foreground, background, can't say) are three classes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from active_learning.answers import BACKGROUND, CANNOT_SAY, FOREGROUND, REVIEWER, Answer, Standing
+from active_learning.answers import (
+    BACKGROUND,
+    CANNOT_SAY,
+    FOREGROUND,
+    REVIEWER,
+    UNREADABLE,
+    Answer,
+    Standing,
+)
+from utils.files import write_json
 
 CLASSES = (FOREGROUND, BACKGROUND, CANNOT_SAY)
 """Rows and columns of a table of answers."""
@@ -123,8 +133,21 @@ def overall(standing: Standing) -> Agreement:
     return agreement_of("first answers", "later answers", pairs)
 
 
+def write_agreement(path: Path, standing: Standing) -> None:
+    """Write the agreement of all, and of every two annotators, as JSON; whole or not at all."""
+    every = [overall(standing), *pairwise(standing)]
+    told: list[dict[str, Any]] = [
+        {"pixels": one.pixels, "alike": one.alike, **one._asdict()} for one in every
+    ]
+    write_json(path, {"classes": CLASSES, "overall": told[0], "pairs": told[1:]})
+
+
 def _opinions(answers: Sequence[Answer]) -> list[Answer]:
-    return [answer for answer in answers if not answer.annotator.startswith(REVIEWER)]
+    return [
+        answer
+        for answer in answers
+        if not answer.annotator.startswith(REVIEWER) and answer.annotator != UNREADABLE
+    ]
 
 
 def _interval(table: np.ndarray) -> tuple[float, float]:

@@ -110,6 +110,11 @@ class RunFolder:
         return self.root / "oracle" / "answers.csv"
 
     @property
+    def agreement(self) -> Path:
+        """How well annotators agree, as it was when the last round had been answered."""
+        return self.root / "oracle" / "agreement.json"
+
+    @property
     def ledger(self) -> Path:
         """Every pixel the oracle was asked about."""
         return self.root / "oracle" / "ledger.csv"

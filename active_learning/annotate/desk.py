@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from active_learning.annotate.pictures import Pictures, require_inside
-from active_learning.annotate.queue import UNREADABLE, Queue
+from active_learning.annotate.queue import Queue
 from active_learning.annotate.web import Refused
 from active_learning.answers import (
     CANNOT_SAY,
     LABELS,
     REVIEWER,
     UNDO,
+    UNREADABLE,
     Answer,
     Journal,
     check_annotator,

@@ -17,6 +17,7 @@ from active_learning.answers import (
     CANNOT_SAY,
     REVIEWER,
     UNDO,
+    UNREADABLE,
     Answer,
     Journal,
     now,
@@ -26,9 +27,6 @@ from active_learning.questions import Pixel, Question, by_image
 
 ORDERS = ("rows", "mixed")
 """rows: an image's questions in a row; mixed: those of a file in an order that looks random."""
-
-UNREADABLE = "unreadable"
-"""Annotator of the "can't say" that stands for the questions of a picture nobody could be shown."""
 
 LEASE = 120.0
 """Seconds without a sign of life after which an annotator's questions go to others."""

@@ -65,8 +65,8 @@ def cost_of(answers: Sequence[Answer]) -> Cost:
 def headline(trial: Trial) -> Html:
     """Return the numbers that come first."""
     tiles: dict[str, object] = {}
-    if trial.answers:
-        cost = cost_of(trial.answers)
+    if trial.clicks:
+        cost = cost_of(trial.clicks)
         tiles |= {"clicks": cost.clicks, "minutes": _told(cost.minutes, 1)}
         tiles |= {"points a minute": _told(cost.rate, 1)}
     points = [len(one.points) for one in trial.rounds if one.arm == "points"]
@@ -87,6 +87,8 @@ def progress(trial: Trial) -> Html:
         told = sum(len(one.told) for one in images.values())
         still = sum(len(one.open) for one in images.values())
         short = sum(one.short for one in images.values())
+        if (arm, index) in trial.finished:  # what was said since changes nothing
+            told, still = len(trial.finished[arm, index]), 0
         name = Round(arm, index, [], True).name
         lines.append([name, len(images), told, still, short])
     if not lines:
@@ -97,11 +99,11 @@ def progress(trial: Trial) -> Html:
 
 def cost(trial: Trial) -> Html:
     """Return clicks and minutes, of each annotator too."""
-    if not trial.answers:
+    if not trial.clicks:
         return _assumed(trial)
-    whole = cost_of(trial.answers)
+    whole = cost_of(trial.clicks)
     people: dict[str, list[Answer]] = {}
-    for answer in trial.answers:
+    for answer in trial.clicks:
         people.setdefault(answer.annotator, []).append(answer)
     names = sorted(people, key=lambda name: -len(people[name]))[:MOST_NAMES]
     lines = [_line(annotator_name(name), cost_of(people[name])) for name in names]
@@ -131,7 +133,7 @@ def _by_round(trial: Trial, whole: Cost) -> Html:
         for question in questions:
             place_of.setdefault(question.pixel, place)
     of_place: dict[tuple[str, int], list[Answer]] = {}
-    for answer in trial.answers:
+    for answer in trial.clicks:
         if answer.pixel in place_of:
             of_place.setdefault(place_of[answer.pixel], []).append(answer)
     lines, so_far = [], 0.0

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import config as settings
-from active_learning.answers import LABELS, Answer, Journal, Progress, progress, standing
+from active_learning.answers import (
+    LABELS,
+    UNREADABLE,
+    Answer,
+    Journal,
+    Progress,
+    progress,
+    standing,
+)
 from active_learning.questions import Pixel, Question, question_files, read_questions
 from config import Config
 from datasets.index import Sample, list_sets
@@ -76,6 +84,11 @@ class Trial:
         """The journal of people's answers."""
         return Journal(self.run.journal).answers()
 
+    @property
+    def clicks(self) -> list[Answer]:
+        """Those of them that a person gave."""
+        return [answer for answer in self.answers if answer.annotator != UNREADABLE]
+
     @cached_property
     def standing(self) -> dict[Pixel, list[Answer]]:
         """The answers that stand."""
@@ -92,19 +105,20 @@ class Trial:
         return {place: progress(of, self.standing) for place, of in self.questions.items()}
 
     @cached_property
+    def finished(self) -> dict[tuple[str, int], list[Point]]:
+        """The labels of the rounds that are answered, by arm and round."""
+        files = {place: self._points_file(*place) for place in self._places()}
+        return {place: read_points(path) for place, path in files.items() if path.exists()}
+
+    @cached_property
     def rounds(self) -> list[Round]:
         """All rounds that have answers, the validation images' first."""
-        places = [(VALIDATION, 0, self.run.validation_points)]
-        for index in range(self.config.rounds):
-            places.append(("points", index, self.run.points("points", index)))
-            if index:
-                places.append(("random", index, self.run.points("random", index)))
         found = []
-        for arm, index, path in places:
-            if path.exists():
-                found.append(Round(arm, index, read_points(path), True))
-            elif told := list(self._told(arm, index)):
-                found.append(Round(arm, index, told, False))
+        for place in self._places():
+            if place in self.finished:
+                found.append(Round(*place, self.finished[place], True))
+            elif told := list(self._told(*place)):
+                found.append(Round(*place, told, False))
         if not found:
             raise LeftOut("nothing has been answered yet")
         return found
@@ -125,6 +139,14 @@ class Trial:
 
     masks_of: tuple[int, int, int] = (0, 0, 0)
     """Images whose masks were looked at, that have one, and in all; known after `truths`."""
+
+    def _places(self) -> list[tuple[str, int]]:
+        """Return arm and round of all that may be answered."""
+        rounds = [(arm, i) for i in range(self.config.rounds) for arm in ("points", "random")]
+        return [(VALIDATION, 0), *(place for place in rounds if place != ("random", 0))]
+
+    def _points_file(self, arm: str, index: int) -> Path:
+        return self.run.validation_points if arm == VALIDATION else self.run.points(arm, index)
 
     def _told(self, arm: str, index: int) -> Iterable[Point]:
         """Yield the labels of a round that is under way."""

@@ -7,8 +7,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from active_learning.annotate.queue import LEASE, UNREADABLE, Queue, _chance
-from active_learning.answers import Answer, label_of
+from active_learning.annotate.queue import LEASE, Queue, _chance
+from active_learning.answers import UNREADABLE, Answer, label_of
 from active_learning.questions import Pixel, Question
 
 NAMES = ("ann", "bob", "cyd")

@@ -18,8 +18,7 @@ from PIL import Image
 
 from active_learning.annotate import pictures, server, web
 from active_learning.annotate.desk import Desk
-from active_learning.annotate.queue import UNREADABLE
-from active_learning.answers import Journal, progress, standing
+from active_learning.answers import UNREADABLE, Journal, progress, standing
 from active_learning.questions import read_questions
 from config import Config
 from datasets.images import read_image

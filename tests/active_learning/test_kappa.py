@@ -87,6 +87,8 @@ def test_pairs_of_annotators() -> None:
     # Answers against the one that counts: b after f, then f and s after f.
     assert overall(standing).table == ((1, 1, 1), (0, 0, 0), (0, 0, 0))
     assert overall({}).why_undefined() == "no pixel"
+    nobody = {("x", 4, 0): [Said("unreadable", "s"), Said("ann", "f")]}
+    assert pairwise(nobody) == []
     only_reviewed = {("x", 3, 0): [Said("review:zoe", "f")]}
     assert pairwise(only_reviewed) == []
     assert overall(only_reviewed).pixels == 0

@@ -278,6 +278,23 @@ def test_seconds_of_nobodys_watch_do_not_count() -> None:
     assert bare.median is bare.mean is bare.minutes is bare.rate is None
 
 
+def test_what_nobody_was_shown_is_no_click_and_a_closed_round_stays_closed(tmp_path: Path) -> None:
+    run = make_trial(tmp_path, oracle="human")
+    questions = [question for question in ask(run, 0) if not question.reserve]
+    answer(run, questions[:18], "fb", "ann", 1.0)
+    answer(run, questions[18:], "s", "unreadable", 0.0)
+    told = [Point(*question[:3], place % 2, 0) for place, question in enumerate(questions[:18])]
+    write_points(run.points("points", 0), told)
+    _, page = write(run)
+    assert page.row("cost", "all")[0] == "18"
+    assert "unreadable" not in {row[0] for row in page.sections["cost"] if row}
+    assert page.row("questions-and-answers", "round 0")[1:] == ["18", "0", "0"]
+    Journal(run.journal).append(Answer(*questions[0][:3], "u", 0, "ann", 0.5, TIME))
+    assert page.row("questions-and-answers", "round 0") == write(run)[1].row(
+        "questions-and-answers", "round 0"
+    )
+
+
 def test_balance_errors_and_agreement(whole: tuple[RunFolder, str, Page]) -> None:
     run, _, page = whole
     trial = Trial(Config(trainset="SET", rounds=2, data_root=str(run.root.parent.parent / "data"),
