@@ -12,12 +12,16 @@ people in a browser; the round goes on when all are answered. With ``--no_wait``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import config as settings
-from active_learning.people import wait_for_answers
+from active_learning.answers import Journal, standing
+from active_learning.kappa import write_agreement
+from active_learning.people import Unanswered, wait_for_answers
 from active_learning.query import Pool, answer_round, choose_round
+from config import Config
 from datasets.checked import require_checked
 from utils.distributed import barrier, is_main, world
 from utils.errors import UserError
@@ -60,11 +64,22 @@ def main(argv: Sequence[str] | None = None) -> int:
                 # A person takes longer than processes wait for each other.
                 print("the questions are chosen: run this in one process to have them answered")
                 return 0
-            if not wait_for_answers(config, _asked(run, args.arm, args.round)):
+            if not _answered_by_people(config, run, args.arm, args.round):
                 return EXIT_WAITING
         answered = answer_round(pool, args.arm, args.round)
     print(f"{answered}: answered")
     return 0
+
+
+def _answered_by_people(config: Config, run: RunFolder, arm: str, round_index: int) -> bool:
+    """Wait for people, and write the points; tell whether all is answered."""
+    while wait_for_answers(config, _asked(run, arm, round_index)):
+        # An answer that is taken back just now is waited for anew.
+        with suppress(Unanswered):
+            answer_round(Pool(config), arm, round_index)
+            write_agreement(run.agreement, standing(Journal(run.journal).answers()))
+            return True
+    return False
 
 
 def _asked(run: RunFolder, arm: str, round_index: int) -> list[Path]:

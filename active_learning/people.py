@@ -21,6 +21,9 @@ from utils.run_folder import RunFolder
 POLL = 1.0
 """Seconds between two looks at the journal while another process serves the questions."""
 
+GRACE = 3.0
+"""Seconds in which the last answer of a round may still be taken back."""
+
 
 class HumanOracle:
     """Answers with what people have said; see `active_learning.oracle.Oracle`.
@@ -46,13 +49,13 @@ class HumanOracle:
         """Return the labels of the pixels; those that nobody can tell are left out.
 
         Raises:
-            UserError: nobody has answered for one of them yet.
+            Unanswered: nobody has answered for one of them yet.
         """
         told = []
         for x, y in pixels.tolist():
             said = self.said.get((sample.name, x, y))
             if said is None:
-                raise UserError(
+                raise Unanswered(
                     f"{self.journal}: no answer for pixel ({x}, {y}) of {sample.name}: ask its "
                     "round again, which waits for the answers"
                 )
@@ -71,6 +74,10 @@ class HumanOracle:
     def save(self) -> None:
         """Write the ledger, whole or not at all."""
         write_points(self.path, self.ledger.values())
+
+
+class Unanswered(UserError):
+    """A question is open: answers were wanted before they came, or one was taken back since."""
 
 
 class OpenQuestions:
@@ -112,7 +119,8 @@ class OpenQuestions:
 def wait_for_answers(config: Config, paths: Sequence[Path]) -> bool:
     """Have people answer the questions of some files, and wait until they have.
 
-    A server is started, unless one runs already; then the journal is looked at now and then.
+    A server is started, unless one runs already; then the journal is looked at now and then. Either
+    way the last answer may be taken back for some seconds.
 
     Returns:
         Whether all is answered; if not, nobody is to wait (``--no_wait``), and how to answer was
@@ -133,14 +141,19 @@ def wait_for_answers(config: Config, paths: Sequence[Path]) -> bool:
             flush=True,
         )
         return False
-    told = False
-    while not still.none():
-        if not in_use(run.lock("annotate")):
+    told, since = False, None
+    while since is None or time.monotonic() - since < GRACE:
+        if still.none():
+            since = time.monotonic() if since is None else since
+        elif not in_use(run.lock("annotate")):
             _serve(config, still.none)
-            continue
-        if not told:
-            print(f"{len(waiting)} questions wait for answers; a server runs already", flush=True)
-        told = True
+            break
+        else:
+            since = None
+            if not told:
+                waits = f"{len(waiting)} questions wait for answers"
+                print(f"{waits}; a server runs already", flush=True)
+            told = True
         time.sleep(POLL)
     return True
 

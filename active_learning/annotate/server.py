@@ -21,6 +21,7 @@ from active_learning.annotate.web import (
     is_loopback,
     reply_json,
 )
+from active_learning.people import GRACE
 from config import Config
 from utils.errors import UserError
 from utils.locks import held
@@ -29,9 +30,6 @@ from utils.run_folder import RunFolder
 HERE = Path(__file__).resolve().parent
 HOST, PORT = "127.0.0.1", 8000
 PORTS_TRIED = 50
-
-GRACE = 3.0
-"""Seconds in which the last answer of a round may still be taken back."""
 
 CSS, SCRIPT = "text/css; charset=utf-8", "text/javascript; charset=utf-8"
 

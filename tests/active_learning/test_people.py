@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from datasets.images import read_mask
 from datasets.index import Sample, list_sets
 from datasets.points import Point, read_points
 from utils.errors import UserError
+from utils.files import read_json
 from utils.locks import held
 from utils.run_folder import RunFolder
 from utils.stopping import EXIT_WAITING
@@ -174,23 +176,34 @@ def test_a_server_is_started_and_ends_when_all_is_answered(config, journal, serv
 def test_a_server_that_runs_already_is_waited_for(config, journal, monkeypatch, server, capsys):
     run = RunFolder(config.run_folder)
     paths = questions_of(run)
-    monkeypatch.setattr(people, "POLL", 0.05)
-    began = threading.Event()
+    monkeypatch.setattr(people, "GRACE", 1.0)
+    looks = threading.Semaphore(0)
 
     def elsewhere():
-        began.wait(10)
+        looks.acquire(timeout=10)
         for image in "abc":
             for x in range(2):
                 journal.append(said("f", x, image=image))
+        while looks.acquire(blocking=False):
+            pass
+        # All is answered, and that has been seen: then the last answer is taken back.
+        for _ in range(3):
+            looks.acquire(timeout=2)
+        journal.append(said("u", 1, image="c"))
+        time.sleep(0.1)
+        journal.append(said("b", 1, image="c"))
 
     def sleep(seconds):
-        began.set()
+        looks.release()
+        time.sleep(0.02)
 
-    monkeypatch.setattr(people.time, "sleep", sleep)
+    clock = types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+    monkeypatch.setattr(people, "time", clock)
     thread = threading.Thread(target=elsewhere)
     thread.start()
     with held(run.lock("annotate"), "questions"):
         assert wait_for_answers(config, paths)
+        assert journal.answers()[-1].answer == "b"
     thread.join()
     assert server.calls == []
     assert capsys.readouterr().out == "6 questions wait for answers; a server runs already\n"
@@ -241,10 +254,33 @@ def test_the_stage_asks_people_and_gets_what_masks_say(sample_root, tmp_path, se
     head, line, *_ = run.points("points", 0).read_text().splitlines()
     assert head == "image,x,y,label,round,annotator,seconds"
     assert line.endswith(",ann,0.5")
+    assert read_json(run.agreement)["overall"]["pixels"] == 0
     # It is over: asked again, nothing happens, nor is a server started.
     server.calls.clear()
     assert asking.main(flags) == 0
     assert server.calls == []
+
+
+def test_an_answer_taken_back_at_the_last_moment_is_waited_for(
+    sample_root, tmp_path, server, monkeypatch
+):
+    samples, waits = list_sets(sample_root, "SAMPLE-TR"), []
+    run = RunFolder(tmp_path / "runs" / "t")
+    server.answer = lambda run: answer_by_masks(run, samples)
+
+    def wait(config, paths):
+        found = wait_for_answers(config, paths)
+        waits.append(paths)
+        if len(waits) == 1:
+            own = Journal(run.journal)
+            own.append(own.answers()[-1]._replace(answer="u"))
+        return found
+
+    monkeypatch.setattr(asking, "wait_for_answers", wait)
+    assert asking.main(command(sample_root, tmp_path, "--oracle", "human")) == 0
+    # The validation images' answers were not touched, and are not waited for again.
+    assert [len(paths) for paths in waits] == [2, 1]
+    assert run.points("points", 0).exists()
 
 
 def test_people_need_no_masks(sample_root, tmp_path, server):
