@@ -3,8 +3,8 @@
 Called as ``<this file> <script or -m module> <arguments>``. The stages leave files as the real
 ones do, in a trial of one round; training takes EPOCHS epochs of STUB_SECONDS, is stopped by
 SIGTERM with status 75 (or STUB_STOPPED), and goes on after its last whole epoch. STUB_FAIL=13 makes
-the training of t13 fail. What choosing and status need runs in earnest. A line a stage goes to
-``<runs>/ran``.
+the training of t13 fail; with STUB_ORACLE=human people answer, and with STUB_WAITING they have not
+yet. What choosing and status need runs in earnest. A line a stage goes to ``<runs>/ran``.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def make_config(words: list[str], flags: dict[str, str]) -> None:
     (folder / "config.json").write_text(json.dumps(settings))
     devices = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
     plan = PLAN | {"trial": trial, "runs": runs, "run_folder": folder}
+    plan["oracle"] = os.environ.get("STUB_ORACLE", "mask")
     plan["processes"] = max(1, len(devices))
     for name in words[words.index("--print") + 1 :]:
         print(plan[name])
@@ -105,6 +106,8 @@ def main(words: list[str]) -> int:
     if script == "train.py":
         return train(folder / "round_00", folder.name)
     if script == "active_learning":
+        if "STUB_WAITING" in os.environ:
+            return 3
         (folder / "round_00").mkdir(exist_ok=True)
         (folder / "round_00" / "points.csv").write_text("")
     elif script == "evaluate.py":

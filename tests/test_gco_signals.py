@@ -124,3 +124,14 @@ def test_each_gpu_gets_a_process(trial: Trial, devices: str, count: int) -> None
         assert of_stage[stage] == told
     for stage in ("evaluate.py", "select_best.py", "active_learning.report"):
         assert of_stage[stage] == f"devices={devices}"
+
+
+def test_open_questions_are_no_failure_and_the_same_command_goes_on(trial: Trial) -> None:
+    assert trial.start(STUB_ORACLE="human", STUB_WAITING="1").wait(60) == 0
+    lines = trial.log.read_text().splitlines()
+    assert lines[-1] == "when they are answered, the same command goes on"
+    assert [line.split()[1] for line in trial.ran()] == ["active_learning"]
+    # Of several processes one alone asks.
+    assert trial.start(STUB_ORACLE="human", CUDA_VISIBLE_DEVICES="0,1").wait(60) == 0
+    asking = [line for line in trial.ran()[1:] if line.split()[1] == "active_learning"]
+    assert ["--nproc_per_node" in line for line in asking] == [True, False]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
 import threading
 import time
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +25,6 @@ from utils.locks import held
 from utils.run_folder import RunFolder
 from utils.stopping import EXIT_WAITING
 
-ROOT = Path(__file__).resolve().parents[2]
 TIME = "2026-01-31T12:00:00Z"
 
 
@@ -308,25 +303,14 @@ def test_validation_answered_earlier_is_not_waited_for(sample_root, tmp_path, se
     assert server.calls == []
 
 
-def test_several_processes_choose_and_one_asks(sample_root, tmp_path, server, capsys):
+def test_several_processes_choose_and_one_asks(sample_root, tmp_path, server, monkeypatch, capsys):
     flags = command(sample_root, tmp_path, "--oracle", "human")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "active_learning", *flags],
-            env={**env, "RANK": rank, "LOCAL_RANK": rank, "CUDA_VISIBLE_DEVICES": ""},
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for rank in "01"
-    ]
-    told = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert told == ["the questions are chosen: run this in one process to have them answered\n", ""]
+    with monkeypatch.context() as patch:
+        patch.setattr(asking, "world", lambda: 2)
+        assert asking.main(flags) == 0
+    assert server.calls == []
+    told = capsys.readouterr().out
+    assert told == "the questions are chosen: run this in one process to have them answered\n"
     run = RunFolder(tmp_path / "runs" / "t")
     assert not run.points("points", 0).exists()
     before = run.questions("points", 0).read_bytes()

@@ -320,6 +320,7 @@ def test_the_same_points_and_weights_as_from_masks(
     named: dict[str, RunFolder] = {}
     for name in ("mask", "human"):
         flags = [*tiny, "--trial", name, "--oracle", name, "--no-with_dense"]
+        flags += ["--epochs", "1", "--snapshots", "1"]
         named[name] = RunFolder(tmp_path / "runs" / name)
         for index in ("0", "1"):
             ask = [*flags, "--round", index]
