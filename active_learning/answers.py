@@ -9,7 +9,6 @@ between question and answer; ``time`` is when the answer came, UTC.
 from __future__ import annotations
 
 import csv
-import io
 import math
 import re
 import threading
@@ -22,6 +21,7 @@ from typing import NamedTuple
 from active_learning.questions import Pixel, Question, by_image
 from utils.errors import UserError
 from utils.line_log import append_line, read_lines
+from utils.tables import csv_lines
 
 FOREGROUND, BACKGROUND, CANNOT_SAY, UNDO = "f", "b", "s", "u"
 LABELS = {FOREGROUND: 1, BACKGROUND: 0}
@@ -35,7 +35,7 @@ UNREADABLE = "unreadable"
 no person, so none of the clicks and no opinion is counted as one's."""
 
 LONGEST_NAME = 64
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+TIME_FORM = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 class Answer(NamedTuple):
@@ -115,15 +115,12 @@ class Journal:
 
     def extend(self, answers: Sequence[Answer]) -> None:
         """Add answers, in one go; as `append`. Of one that cannot be meant, none is added."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         for answer in answers:
             if fault := _fault(answer):
                 raise UserError(f"answer to {answer.image!r}: {fault}")
-            writer.writerow(answer)
         if answers:
             with self._lock:
-                append_line(self.path, HEADER, text.getvalue())
+                append_line(self.path, HEADER, csv_lines(answers))
 
     def _parse(self, line: str, number: int) -> Answer:
         where = f"{self.path}, line {number}"
@@ -152,7 +149,7 @@ def _fault(answer: Answer) -> str:
         return "x, y, round must be 0 or more"
     if not 0 <= answer.seconds < math.inf:
         return f"seconds {answer.seconds}: must be 0 or more"
-    if not _TIME.fullmatch(answer.time):
+    if not TIME_FORM.fullmatch(answer.time):
         return f"time {answer.time[:40]!r}: must be like 2026-01-31T12:00:00Z"
     try:
         check_annotator(answer.annotator)

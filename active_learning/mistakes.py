@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.masks import border_distance
 from utils.seeding import generator_for
 
 REACH = 0.05
@@ -65,13 +65,9 @@ def error_rates(truth: NDArray[np.bool_], errors: float, border: float) -> NDArr
     longer side, but no less than one pixel. Without a border it is ``errors``.
     """
     rates = np.full(truth.shape, errors, np.float32)
-    if border and truth.any() and not truth.all():
+    if border:
         reach = max(1.0, REACH * max(truth.shape))
-        inside, outside = (
-            cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-            for part in (truth, ~truth)
-        )
-        # To the centre of the nearest pixel of the other class; the border lies before that.
-        distance = np.where(truth, inside, outside) - 0.5
-        rates += border * np.clip(1 - distance / reach, 0, None)
+        # The border lies half a pixel before the centre of the nearest pixel of the other class.
+        distance = border_distance(truth) - 0.5
+        rates += (border * np.clip(1 - distance / reach, 0, None)).astype(np.float32)
     return rates

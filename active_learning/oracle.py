@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 
 from active_learning.mistakes import Mistakes
-from datasets.images import image_size, read_mask, write_png
+from datasets.images import image_size, write_png
 from datasets.index import Sample
-from datasets.points import Point, read_points, write_points
+from datasets.masks import mask_of_image
+from datasets.points import Pixel, Point, read_points, write_points
 from datasets.superpixels import UNLABELLED
-from utils.errors import UserError
 
 SPECK = 0.0005
 """A part of a mask with a smaller share of the image's pixels is no object that a person sees."""
@@ -29,7 +29,7 @@ class Oracle(Protocol):
     """Anyone who can label pixels: a simulation that reads masks, or people."""
 
     @property
-    def people(self) -> Mapping[tuple[str, int, int], tuple[str, float]] | None:
+    def people(self) -> Mapping[Pixel, tuple[str, float]] | None:
         """Who answered for an image, x and y, and the seconds it took; None: no people."""
 
     def ask(self, sample: Sample, pixels: np.ndarray, round_index: int) -> list[Point]:
@@ -69,16 +69,14 @@ class MaskOracle:
         keys = [(sample.name, int(x), int(y)) for x, y in pixels]
         new = [key for key in keys if key not in self.ledger]
         if new:
-            mask = _mask_of(sample, image_size(sample.image))
+            mask = mask_of_image(sample.mask, sample.image, image_size(sample.image))
             for key, said in zip(new, self._say(mask, sample.name, new), strict=True):
                 if said is not None:
                     self.ledger[key] = Point(*key, int(said), round_index)
         told = (key for key in keys if key in self.ledger)
         return [self.ledger[key]._replace(round=round_index) for key in told]
 
-    def _say(
-        self, mask: np.ndarray, image: str, keys: Sequence[tuple[str, int, int]]
-    ) -> Sequence[bool | None]:
+    def _say(self, mask: np.ndarray, image: str, keys: Sequence[Pixel]) -> Sequence[bool | None]:
         if self.mistakes:
             return self.mistakes.say(image, mask, [(x, y) for _, x, y in keys])
         return [mask[y, x] for _, x, y in keys]
@@ -103,7 +101,7 @@ class MaskOracle:
         Raises:
             UserError: as for `ask`.
         """
-        mask = _mask_of(sample, image_size(sample.image))
+        mask = mask_of_image(sample.mask, sample.image, image_size(sample.image))
         _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
         area = stats[1:, cv2.CC_STAT_AREA]
         seen = area >= min(SPECK * mask.size, area.max(initial=0))
@@ -137,20 +135,8 @@ def leak_regions(
     Raises:
         UserError: the mask is missing, unreadable, or of another size than its image.
     """
-    mask = _mask_of(sample, (regions.shape[1], regions.shape[0]))
+    mask = mask_of_image(sample.mask, sample.image, (regions.shape[1], regions.shape[0]))
     asked = np.isin(regions, regions[points[:, 1], points[:, 0]])
     label_map = np.where(asked, mask.astype(np.uint8) * 255, np.uint8(UNLABELLED))
     write_png(folder / f"{sample.name}.png", label_map)
     return label_map
-
-
-def _mask_of(sample: Sample, size: tuple[int, int]) -> np.ndarray:
-    """Return the mask, bool (H, W), of an image of ``size`` (width, height)."""
-    mask = read_mask(sample.mask)
-    height, width = mask.shape
-    if (width, height) != size:
-        raise UserError(
-            f"{sample.mask}: {width} x {height} pixels, but {sample.image} has {size[0]} x "
-            f"{size[1]}: make them of one size"
-        )
-    return mask

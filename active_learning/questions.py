@@ -11,15 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.points import Point
+from datasets.points import Pixel, Point
 from utils.errors import UserError
 from utils.run_folder import RunFolder
 from utils.tables import read_rows, write_rows
 
 COLUMNS = ("image", "x", "y", "round", "reserve")
-
-Pixel = tuple[str, int, int]
-"""Image, x and y."""
 
 
 class Question(NamedTuple):
@@ -81,9 +78,10 @@ def question_files(run: RunFolder) -> list[Path]:
     The validation images come first, then the rounds, the random arm's after the same round.
     """
     rounds = [
-        (int(path.parent.name.removeprefix("round_")), arm, path)
+        (int(index), arm, path)
         for arm, folder in enumerate((run.root, run.root / "random"))
         for path in folder.glob("round_*/questions.csv")
+        if (index := path.parent.name.removeprefix("round_")).isdecimal()
     ]
     first = [path for path in [run.validation_questions] if path.exists()]
     return first + [path for _, _, path in sorted(rounds)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from datasets.images import image_size, read_mask
+from datasets.images import image_size
 from datasets.index import Sample
+from datasets.masks import mask_of_image
+from datasets.points import Pixel
 from utils.errors import UserError
-
-Pixel = tuple[str, int, int]
 
 
 def answers_of_masks(
@@ -36,13 +36,8 @@ def answers_of_masks(
         path = folder / PurePosixPath(image).with_suffix(".png")
         if image not in known or not path.exists():
             continue
-        mask = read_mask(path)
         size = image_size(known[image].image)
-        if mask.shape[::-1] != size:
-            raise UserError(
-                f"{path}: {mask.shape[1]} x {mask.shape[0]} pixels, but {known[image].image} has "
-                f"{size[0]} x {size[1]}: make them of one size"
-            )
+        mask = mask_of_image(path, known[image].image, size)
         for x, y in pixels:
             if not (0 <= x < size[0] and 0 <= y < size[1]):
                 raise UserError(

@@ -23,6 +23,9 @@ from utils.tables import read_rows, write_rows
 COLUMNS = ("image", "x", "y", "label", "round")
 COLUMNS_OF_PEOPLE = ("annotator", "seconds")
 
+Pixel = tuple[str, int, int]
+"""Image, x and y."""
+
 
 class Point(NamedTuple):
     """One answer: the label (1 foreground, 0 background) of pixel (x, y) of an image."""
@@ -37,7 +40,7 @@ class Point(NamedTuple):
 def write_points(
     path: Path,
     points: Iterable[Point],
-    people: Mapping[tuple[str, int, int], tuple[str, float]] | None = None,
+    people: Mapping[Pixel, tuple[str, float]] | None = None,
 ) -> None:
     """Write a points file, whole or not at all.
 

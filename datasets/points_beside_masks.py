@@ -5,17 +5,13 @@ For reports alone: nothing that asks or trains reads any of it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-
 from datasets.images import read_mask
 from datasets.index import Sample
-
-Pixel = tuple[str, int, int]
+from datasets.masks import border_distance
+from datasets.points import Pixel
 
 
 class Truth(NamedTuple):
@@ -57,14 +53,3 @@ def truths(
             if 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1]:
                 found[image, x, y] = Truth(bool(mask[y, x]), float(distances[y, x]))
     return found
-
-
-def border_distance(mask: np.ndarray) -> np.ndarray:
-    """Return each pixel's distance to the nearest pixel of the other kind, bool -> float (H, W)."""
-    if mask.all() or not mask.any():
-        return np.full(mask.shape, math.inf)
-    precise = cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-    inside, outside = (
-        cv2.distanceTransform(kind.astype(np.uint8), *precise) for kind in (mask, ~mask)
-    )
-    return inside + outside

@@ -21,6 +21,13 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
     write_text(path, text.getvalue())
 
 
+def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as lines of a CSV without its header."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read a CSV with a header line; every value is text.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import secrets
 import threading
@@ -34,6 +32,7 @@ from datasets.superpixels import SuperpixelCache
 from utils.errors import UserError
 from utils.line_log import append_line
 from utils.run_folder import RunFolder
+from utils.tables import csv_lines
 
 AHEAD = 4
 """Questions an annotator holds: the one shown, and those whose pictures are loaded meanwhile."""
@@ -224,10 +223,8 @@ class Desk:
             self._bad.add(place)
             if not known:
                 self.errors.append({"image": sample.name, "reason": reason})
-                line = io.StringIO()
-                csv.writer(line, lineterminator="\n").writerow((sample.name, reason, now()))
                 path = self.run.journal.with_name("unreadable.csv")
-                append_line(path, "image,reason,time\n", line.getvalue())
+                append_line(path, "image,reason,time\n", csv_lines([(sample.name, reason, now())]))
         self.queue.skip_image(sample.name)
 
     def _questions(self, path: Path) -> list[Question]:

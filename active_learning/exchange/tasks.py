@@ -11,6 +11,7 @@ from active_learning.answers import (
     BACKGROUND,
     CANNOT_SAY,
     FOREGROUND,
+    TIME_FORM,
     Answer,
     Standing,
     check_annotator,
@@ -38,7 +39,6 @@ MOST_BYTES = 2**28
 """Of a file that is read."""
 
 _UPLOAD = re.compile(r"[0-9a-f]{8}-")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 class Asked(NamedTuple):
@@ -209,7 +209,7 @@ def take_in(
             stands = heard.get((pixel, one.annotator), "")
         if not stands:
             heard[pixel, one.annotator] = one.answer
-            when = one.time if _TIME.fullmatch(one.time) else now()
+            when = one.time if TIME_FORM.fullmatch(one.time) else now()
             place = (*pixel, one.answer, questions[pixel].round)
             taken.new.append(Answer(*place, one.annotator, one.seconds, when))
         elif stands == one.answer:

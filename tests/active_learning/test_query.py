@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-import active_learning.oracle as oracle_module
 import active_learning.query as query
+import datasets.masks as masks
 from active_learning.__main__ import main
 from active_learning.attacks import ATTACKS, AttackSettings
 from active_learning.diversity import DIVERSITY
@@ -210,13 +210,13 @@ def small(monkeypatch):
 def opened(monkeypatch):
     """The masks that the oracle opens, in order."""
     paths = []
-    read_mask = oracle_module.read_mask
+    read_mask = masks.read_mask
 
     def spy(path):
         paths.append(Path(path))
         return read_mask(path)
 
-    monkeypatch.setattr(oracle_module, "read_mask", spy)
+    monkeypatch.setattr(masks, "read_mask", spy)
     return paths
 
 

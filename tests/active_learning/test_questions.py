@@ -69,6 +69,8 @@ def test_the_files_come_in_the_order_of_answering(tmp_path):
     ]
     for path in reversed(paths):
         write_questions(path, [])
+    # A copy that somebody has put aside is none of the trial's.
+    write_questions(tmp_path / "round_01 old" / "questions.csv", [])
     assert question_files(run) == paths
 
 

@@ -21,8 +21,8 @@ from active_learning.report.people import cost_of
 from active_learning.report.trial import Trial
 from config import Config, save
 from datasets.images import write_png
+from datasets.masks import border_distance
 from datasets.points import Point, read_points, write_points
-from datasets.points_beside_masks import border_distance
 from utils.errors import UserError
 from utils.run_folder import RunFolder
 from utils.scores import read_scores, write_scores
