@@ -108,6 +108,7 @@ class Desk:
             "annotators": len(self.queue.leases.alive()),
             "stage": "asking" if questions else self._stage(counts.wanted > counts.told),
             "errors": self.errors[-ERRORS_SHOWN:],
+            "failed": len(self.errors),
         }
 
     def answer(self, body: Mapping[str, Any], reviewer: bool = False) -> bool:

@@ -243,11 +243,11 @@ function tellProgress() {
 }
 
 function tellErrors() {
-  const fresh = server.errors.slice(errorsSeen);
-  errorsSeen = server.errors.length;
-  if (!fresh.length) return;
-  const last = fresh[fresh.length - 1];
-  const more = fresh.length > 1 ? ` (and ${fresh.length - 1} more)` : "";
+  const fresh = server.failed - errorsSeen;
+  errorsSeen = server.failed;
+  if (fresh <= 0) return;
+  const last = server.errors.at(-1);
+  const more = fresh > 1 ? ` (and ${fresh - 1} more)` : "";
   byId("notice").querySelector("span").textContent =
     `${last.image} cannot be shown and was skipped${more}: ${last.reason}`;
   byId("notice").hidden = false;

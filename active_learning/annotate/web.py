@@ -1,7 +1,7 @@
 """HTTP for a few people who trust each other, and nobody else.
 
-The standard library's threading server: the page needs ten fixed addresses on the loopback device,
-tens of requests a second, and no framework whose releases somebody would have to follow. What the
+The standard library's threading server: the page needs few addresses on the loopback device, some
+tens of requests a second, no framework whose releases somebody would have to follow. What the
 standard library leaves to its user is here: who may ask, how much, how slowly, and what a browser
 may do with the answers. What is asked is `server.py`'s matter.
 """
@@ -101,6 +101,8 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 64
+    # Whatever Python takes for it: a second server would get half of the answers.
+    allow_reuse_port = False
 
     def __init__(self, host: str, port: int, token: str, respond: Respond) -> None:
         self.host, self.token, self.respond = host, token, respond
@@ -265,7 +267,7 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ValueError):
             known.add(str(ipaddress.ip_address(name)))
         if name not in {one.lower() for one in known}:
-            raise Refused(421, "this server is not known by that name")
+            raise Refused(421, "not known by that name: open it by its number, or as localhost")
 
     def _body(self) -> Any:
         """Return the JSON of a request that one of our own pages has sent."""
