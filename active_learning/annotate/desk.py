@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from active_learning.annotate.pictures import Pictures, require_inside
-from active_learning.annotate.queue import Queue
+from active_learning.annotate.queue import Closed, Queue
 from active_learning.annotate.web import Refused
 from active_learning.answers import (
     CANNOT_SAY,
@@ -135,10 +135,13 @@ class Desk:
         if not isinstance(request, str) or len(request) > 100:
             raise Refused(400, "id must be a short text")
         seconds = round(min(float(seconds), LONGEST_SECONDS), 2)
+        self.look()
         try:
             return self.queue.answer(name, pixel, said, seconds, request)
         except KeyError:
             raise Refused(404, "nobody asks about this pixel") from None
+        except Closed:
+            raise Refused(400, "the round is closed, its answers are in use") from None
         except UserError as error:
             raise Refused(507, str(error)) from None
 

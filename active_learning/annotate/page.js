@@ -43,7 +43,8 @@ async function deliver(body) {
       const final = error instanceof Refused && [400, 404].includes(error.status);
       if (final) {
         localStorage.removeItem(pendingKey(body));
-        tell(`The server refused an answer: ${error.message}`);
+        tell("");
+        notice(`The server refused an answer: ${error.message}`);
         return null;
       }
       const reason = error instanceof Refused ? error.message : "the server is away";
@@ -248,8 +249,12 @@ function tellErrors() {
   if (fresh <= 0) return;
   const last = server.errors.at(-1);
   const more = fresh > 1 ? ` (and ${fresh - 1} more)` : "";
-  byId("notice").querySelector("span").textContent =
-    `${last.image} cannot be shown and was skipped${more}: ${last.reason}`;
+  notice(`${last.image} cannot be shown and was skipped${more}: ${last.reason}`);
+}
+
+/** Say something that stays until it is closed. */
+function notice(text) {
+  byId("notice").querySelector("span").textContent = text;
   byId("notice").hidden = false;
 }
 

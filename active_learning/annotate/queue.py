@@ -35,6 +35,10 @@ REMEMBERED = 10_000
 """Requests that are known again when they are sent twice."""
 
 
+class Closed(Exception):
+    """An answer is in use, and cannot be changed any more."""
+
+
 class Queue:
     """The questions of a trial, and who is asked them; may be used by several threads.
 
@@ -127,6 +131,8 @@ class Queue:
 
         Raises:
             KeyError: nobody asked about this pixel.
+            Closed: it would change what the annotator said in a round that is closed. (Second
+                opinions are still heard; reviewers always.)
             UserError: the disk is full or cannot be written; nothing has changed then.
         """
         with self._lock:
@@ -187,6 +193,8 @@ class Queue:
         nothing_new = stands.get(annotator, UNDO) == said
         if nothing_new or (request and request in self._sent):
             return False
+        if pixel in self._closed and annotator in stands and not annotator.startswith(REVIEWER):
+            raise Closed
         was_open = self._open_of(pixel[0])
         self.journal.append(Answer(*pixel, said, question.round, annotator, seconds, now()))
         self._remember(request)

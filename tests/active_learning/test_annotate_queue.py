@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from active_learning.annotate.queue import LEASE, Queue, _chance
+from active_learning.annotate.queue import LEASE, Closed, Queue, _chance
 from active_learning.answers import UNREADABLE, Answer, label_of
 from active_learning.questions import Pixel, Question
 
@@ -186,8 +186,10 @@ def test_what_comes_too_late_for_a_closed_file_leaves_nothing_open() -> None:
     work_off(queue, "ann")
     queue.load([(first, True), (questions(1, 1, index=1), False)])
     assert queue.answer("review:eve", first[0].pixel, "s", 0.0)
-    assert queue.answer("ann", first[1].pixel, "u", 0.0)
-    assert (queue.counts().wanted, queue.counts().told) == (1, 0)
+    with pytest.raises(Closed):
+        queue.answer("ann", first[1].pixel, "u", 0.0)
+    assert queue.answer("bob", first[1].pixel, "b", 1.0)
+    assert (queue.counts().wanted, queue.counts().told) == (2, 1)
     assert len(work_off(queue, "bob")) == 1
     assert queue.counts().wanted == queue.counts().told
 

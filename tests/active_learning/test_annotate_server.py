@@ -470,6 +470,21 @@ def test_a_reviewer_changes_what_counts(trial: Config, port: int) -> None:
     assert post(port, "/api/next", annotator="ann")["counts"]["told"] == 0
 
 
+def test_an_answer_in_use_cannot_be_changed_and_that_is_told(trial: Config, port: int) -> None:
+    question = post(port, "/api/next", annotator="ann")["questions"][0]
+    answer(trial, port, question, annotator="ann", answer="f")
+    RunFolder(trial.run_folder).points("points", 0).write_text("image,x,y,label,round\n")
+    time.sleep(0.6)
+    assert post(port, "/api/next", annotator="ann")["mine"] == []
+    body = {key: question[key] for key in ("picture", "x", "y")}
+    body |= {"trial": trial.trial, "annotator": "ann", "seconds": 1}
+    for said in "ub":
+        status, _, found = request(port, "POST", "/api/answer", body | {"answer": said})
+        assert status == 400
+        assert "the round is closed" in json.loads(found)["error"]
+    assert len(rows(trial)) == 1
+
+
 def test_a_full_disk_is_told_and_the_answer_can_be_sent_again(
     trial: Config, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -316,6 +316,19 @@ def test_a_reviewer_at_the_keyboard(trial: Config, served: int, new_page: Opener
     page.wait_for_selector("text=review:eve", state="hidden")
 
 
+def test_a_change_that_comes_too_late_is_told(trial: Config, served: int, new_page: Opener) -> None:
+    page = new_page()
+    enter(page, served, "ann")
+    press(page, "f")
+    press(page, "ArrowLeft")
+    RunFolder(trial.run_folder).points("points", 0).write_text("image,x,y,label,round\n")
+    page.wait_for_timeout(600)
+    page.keyboard.press("b")
+    page.wait_for_selector("text=All is answered for now")
+    assert "the round is closed" in page.inner_text("#notice")
+    assert len(rows(trial)) == 1
+
+
 def test_the_same_points_and_weights_as_from_masks(
     tiny: list[str], tmp_path: Path, new_page: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
