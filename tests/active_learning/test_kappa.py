@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from active_learning.kappa import CLASSES, agreement_of, kappas, overall, pairwise
+from active_learning.kappa import (
+    CLASSES,
+    agreement_of,
+    kappas,
+    overall,
+    pairwise,
+    write_agreement,
+)
+from utils.files import read_json
 
 
 class Said(NamedTuple):
@@ -65,6 +74,17 @@ def test_as_the_definition_has_it(pairs: list[tuple[str, str]]) -> None:
 def test_many_tables_at_once() -> None:
     tables = np.array([[[20, 5], [10, 15]], [[0, 0], [0, 0]], [[3, 0], [0, 0]]], float)
     assert kappas(tables) == pytest.approx([0.4, np.nan, np.nan], nan_ok=True)
+
+
+def test_agreement_is_stored(tmp_path: Path) -> None:
+    standing = {("x", x, 0): [Said("ann", one), Said("bob", "f")] for x, one in enumerate("ffb")}
+    write_agreement(tmp_path / "agreement.json", standing)
+    found = read_json(tmp_path / "agreement.json")
+    assert (found["overall"]["pixels"], found["overall"]["alike"]) == (3, 2)
+    assert found["overall"]["kappa"] == 0
+    (pair,) = found["pairs"]
+    assert (pair["first"], pair["second"]) == ("ann", "bob")
+    assert pair["table"] == [[2, 0, 0], [1, 0, 0], [0, 0, 0]]
 
 
 def test_pairs_of_annotators() -> None:
