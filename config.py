@@ -154,6 +154,9 @@ class Config:
         0.0, "simulated answers: further share of wrong ones at an object's border"
     )
     answer_skips: float = knob(0.0, "simulated answers: share of pixels that cannot be told")
+    answer_seconds: float = knob(
+        3.0, "seconds that an answer takes where nobody measured it, in the report's cost (a guess)"
+    )
     wait: bool = knob(True, "wait for people's answers; if not, leave when questions are open")
     attack: str = knob("pgd", "attack that uncovers uncertainty: a name in attacks.py, or none")
     attack_eps: float = knob(0.5, "largest change of a pixel value, in units of 1/255")
@@ -299,7 +302,7 @@ ABSENT: dict[str, Any] = {
 """What settings from before a field's time stand for, where it is not today's default."""
 
 FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random", "runs", "on_nan"}
-FREE |= {"wait"}
+FREE |= {"wait", "answer_seconds"}
 """Fields that may change while a trial runs: they touch neither points nor weights."""
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}

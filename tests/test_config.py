@@ -96,6 +96,7 @@ OTHER = {
     "answer_errors": ("0.1", "0.2"),
     "answer_errors_border": ("0.1", "0.2"),
     "answer_skips": ("0.1", "0.2"),
+    "answer_seconds": ("2.5", "4"),
     "accumulate": ("2", "3"),
     "on_nan": ("skip", "stop"),
     "attack": ("none", "pgd"),
@@ -309,6 +310,7 @@ SPREAD = ["--rounds", "5", "--points_per_image", "10", "--points_per_round"]
             "--answer_errors_border 0.7: must be at most 1 less answer_errors .0.6.",
         ),
         (["--answer_skips", "1"], "--answer_skips 1.0: must be at least 0 and below 1"),
+        (["--answer_seconds", "0"], "--answer_seconds 0.0: must be above 0"),
         (
             ["--answer_skips", "0.1", "--label_mode", "region_mask"],
             "--answer_skips 0.1 has no meaning with --label_mode region_mask",

@@ -101,6 +101,7 @@ def _check_oracle(
     for name in ("answer_errors", "answer_errors_border"):
         demand(0 <= getattr(config, name) <= 1, name, "between 0 and 1")
     demand(0 <= config.answer_skips < 1, "answer_skips", "at least 0 and below 1")
+    demand(0 < config.answer_seconds < math.inf, "answer_seconds", "above 0")
     most = 1 - config.answer_errors
     rule = f"at most 1 less answer_errors ({most:g}): the two shares add up on a border"
     demand(config.answer_errors_border <= most, "answer_errors_border", rule)

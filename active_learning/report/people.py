@@ -14,9 +14,6 @@ from active_learning.report.trial import LeftOut, Round, Trial
 from datasets.points import read_points
 from utils.markup import Html, join, table, tag
 
-ASSUMED_SECONDS = 3.0
-"""Seconds an answer where nobody's were measured: a guess, and called one wherever it is used."""
-
 
 class Cost(NamedTuple):
     """What answers cost.
@@ -115,10 +112,11 @@ def cost(trial: Trial) -> Html:
     if without and whole.measured:
         notes.append(f"Of {without} answers nobody took the time; they count at the mean.")
     elif without:
-        minutes = whole.answers * ASSUMED_SECONDS / 60
+        seconds = trial.config.answer_seconds
+        minutes = whole.answers * seconds / 60
         notes.append(
-            f"Nobody took the time. At {ASSUMED_SECONDS:g} seconds an answer, a guess, these would "
-            f"be {minutes:.1f} minutes."
+            f"Nobody took the time. At {seconds:g} seconds an answer (answer_seconds), a guess, "
+            f"these would be {minutes:.1f} minutes."
         )
     if len(people) > MOST_NAMES:
         notes.append(f"Of {len(people)} annotators the {MOST_NAMES} with most answers.")
@@ -155,11 +153,11 @@ def _assumed(trial: Trial) -> Html:
     """Return what a person would have needed for the answers of the mask oracle."""
     if not trial.run.ledger.exists():
         raise LeftOut("nothing has been answered yet")
-    asked = len(read_points(trial.run.ledger))
+    asked, seconds = len(read_points(trial.run.ledger)), trial.config.answer_seconds
     told = (
         f"No person answered: masks told {asked} pixels, those of all arms and of the validation "
-        f"images. At {ASSUMED_SECONDS:g} seconds an answer, which is a guess and was not measured, "
-        f"a person would take {asked * ASSUMED_SECONDS / 60:.1f} minutes."
+        f"images. At {seconds:g} seconds an answer (answer_seconds), which is a guess and was not "
+        f"measured, a person would take {asked * seconds / 60:.1f} minutes."
     )
     return tag("p", told)
 

@@ -372,16 +372,20 @@ def test_scores_at_held_out_points_alone(tmp_path: Path) -> None:
     assert f"asked points, 5: {rows[1]['maxF']:.4f}" in page.texts
 
 
-def test_masks_answered(tmp_path: Path) -> None:
-    run = make_trial(tmp_path)
+@pytest.mark.parametrize(
+    ("fields", "told_cost"), [({}, "3 1.0"), ({"answer_seconds": 6.0}, "6 2.0")]
+)
+def test_masks_answered(tmp_path: Path, fields: dict[str, float], told_cost: str) -> None:
+    run = make_trial(tmp_path, **fields)
+    seconds, minutes = told_cost.split()
     points = [Point("a.png", x, 5, x % 2, 0) for x in range(20)]
     write_points(run.ledger, points)
     write_points(run.points("points", 0), points)
     _, page = write(run)
     told = " ".join(page.texts)
     assert "masks told 20 pixels" in told
-    assert "3 seconds an answer, which is a guess and was not measured" in told
-    assert "would take 1.0 minutes" in told
+    assert f"At {seconds} seconds an answer (answer_seconds), which is a guess and was not" in told
+    assert f"would take {minutes} minutes" in told
     assert page.left_out()["Questions and answers"] == "masks answered, no person was asked"
 
 
