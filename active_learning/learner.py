@@ -173,6 +173,7 @@ class Learner:
         if distributed.any_of(bad):
             for buffer, value in kept:
                 buffer.copy_(value)
+            self.scaler.update()  # or it refuses the next step's gradients
             raise NotFinite(f"the loss is {float(total):g}, its gradient's norm {float(norm):g}")
         self.scaler.step(self.optimizer)
         self.scaler.update()

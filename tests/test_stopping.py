@@ -18,6 +18,7 @@ from torch.nn.functional import dropout
 import active_learning.__main__ as asking
 import test as testing
 import train
+from active_learning.learner import NotFinite
 from active_learning.query import Pool
 from tests.test_train import assert_same_training, config_of, flag, run_of, weights
 from utils import stopping
@@ -203,6 +204,21 @@ def test_a_step_without_a_number_is_skipped_and_counted(
     )
 
 
+def test_a_skipped_step_in_half_precision_is_followed_by_others(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = train.Trainer(config_of([*tiny, "--on_nan", "skip"]), "dense", 0)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    batch = next(iter(trainer.loader))
+    spoil(monkeypatch, {1})
+    with pytest.raises(NotFinite):
+        trainer.step(batch)
+    before = [value.clone() for value in trainer.model.parameters()]
+    assert trainer.step(batch)[0].isfinite()
+    pairs = zip(before, trainer.model.parameters(), strict=True)
+    assert any(not torch.equal(old, new) for old, new in pairs)
+
+
 def test_too_many_skipped_steps_stop_the_training(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +257,7 @@ def test_a_lack_of_memory_says_what_to_change(
     monkeypatch.setattr(train.Trainer, "step", fail)
     with pytest.raises(UserError, match=f"out of memory {where}, training on 4 .* --accumulate 2"):
         train.main([*tiny, "--arm", "dense", "--size", "64"])
-    monkeypatch.setattr(Pool, "ask_uncertain", fail)
+    monkeypatch.setattr(Pool, "choose_uncertain", fail)
     with pytest.raises(UserError, match=f"{where}, asking .*: give --device cpu, or --cache_mb"):
         asking.main([*tiny, "--size", "64", "--round", "1"])
     monkeypatch.setattr(testing.Segmenter, "__init__", lambda *_: None)
