@@ -7,6 +7,7 @@ here needs the trial's process to be alive, nor PyTorch to be loaded.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,7 @@ class Standing:
     """How far a trial is.
 
     Attributes:
-        stage: what it does or would do next; "finished" or "not begun".
+        stage: what it does or would do next; "finished", "not begun" or "damaged".
         round: of the stage; None: it belongs to none.
         rounds: of the trial.
         epoch: whole epochs of the training in hand and all of them, "7/30"; empty: no training.
@@ -82,9 +83,16 @@ def standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
         run: its folder.
         logs: where its output went; they tell of life, too.
 
-    Raises:
-        UserError: its config.json is damaged.
+    One whose settings are damaged, or one of whose results is, does not hide the other trials.
     """
+    try:
+        return _standing(run, logs)
+    except UserError as error:
+        print(f"note: {error}", file=sys.stderr)
+        return Standing("damaged", seen=_last_sign(run, logs))
+
+
+def _standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
     if not run.config.exists():
         return Standing("not begun", seen=_last_sign(run, logs))
     settings = read_json(run.config)
@@ -126,11 +134,11 @@ def _validation_score(run: RunFolder) -> str:
 def _test_score(run: RunFolder) -> str:
     """Return the first scores of ``best.json``: the mean of the test sets, or the only one."""
     best = read_json(run.best)
-    scores = best.get("scores") if isinstance(best, dict) else None
-    if not scores:
+    try:
+        name, values = next(iter(best["scores"].items()), ("", {}))
+        told = [f"{metric} {values[metric]:.4f}" for metric in ("maxF", "MAE") if metric in values]
+    except (AttributeError, KeyError, TypeError, ValueError):
         return ""
-    name, values = next(iter(scores.items()))
-    told = [f"{metric} {values[metric]:.4f}" for metric in ("maxF", "MAE") if metric in values]
     return " ".join([name, *told])
 
 
@@ -138,13 +146,13 @@ def _last_sign(run: RunFolder, logs: Sequence[Path]) -> float | None:
     """Return when a file was last made in the trial's folders, or one of the logs written.
 
     Files exist whole or not at all, so a new one shows in its folder's time of change: a few
-    folders are looked at, not thousands of maps.
+    folders are asked for theirs, not thousands of maps.
     """
-    folders = [run.root, *(path for path in run.root.rglob("*") if path.is_dir())]
+    folders = [folder for folder, _, _ in os.walk(run.root)]
     times = []
     for path in (*folders, *logs):
         try:
-            times.append(path.stat().st_mtime)
+            times.append(os.stat(path).st_mtime)
         except OSError:  # gone since, or never there
             continue
     return max(times, default=None)

@@ -108,12 +108,33 @@ def test_a_new_file_and_a_line_of_the_log_are_signs_of_life(tmp_path: Path) -> N
     assert time.time() - standing(run, [log]).seen < 60
 
 
-def test_damaged_settings_are_told(tmp_path: Path) -> None:
-    run = begin(tmp_path)
+def test_a_damaged_trial_is_told_and_hides_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged, sound = begin(tmp_path, "t3"), begin(tmp_path, "t4")
+    for step in steps(sound, SETTINGS):
+        write(step.result)
     for text in ("{", "[]", '{"rounds": "x"}', '{"rounds": 2}'):
-        run.config.write_text(text)
-        with pytest.raises(UserError, match=r"config\.json"):
-            standing(run, [])
+        damaged.config.write_text(text)
+        assert trial_status.main(["--runs", str(tmp_path), "--ids", "3", "2", "--finished"]) == 1
+        told = capsys.readouterr()
+        assert told.out == "t4\n"
+        assert "note: " in told.err
+        assert "config.json" in told.err
+        assert "not finished, left out: t3 (damaged)" in told.err
+    assert trial_status.main(["--runs", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[2:]] == [["t3", "damaged"], ["t4", "finished"]]
+
+
+@pytest.mark.parametrize("best", ['{"scores": {"TE": {"MAE": null}}}', '{"scores": 3}', "[]"])
+def test_a_score_that_is_none_is_not_shown(tmp_path: Path, best: str) -> None:
+    run = begin(tmp_path)
+    for step in steps(run, SETTINGS):
+        write(step.result)
+    write(run.best, best)
+    assert standing(run, []).score == ""
+    assert standing(run, []).finished
 
 
 def test_the_queue_tells_the_newest_job_of_each_trial_of_the_folder(
