@@ -8,6 +8,7 @@ shared out among those that run at a time. A trial that fails does not stop the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,11 +18,9 @@ from pathlib import Path
 from utils.cli import Parser
 from utils.cores import core_count
 from utils.errors import EXIT_INTERRUPTED, UserError, run_script
+from utils.stopping import EXIT_STOPPED
 
 ROOT = Path(__file__).resolve().parent.parent
-
-STOPPED = 75
-"""Exit status of a trial that was asked to stop and saved what it had (EX_TEMPFAIL)."""
 
 
 def visible_devices() -> list[str]:
@@ -88,7 +87,7 @@ class Trials:
         self.running[process.pid] = (trial, place, process)
         print(f"{trial}: runs, {log}", flush=True)
         if self.stopping:  # asked while it was started
-            process.send_signal(signal.SIGTERM)
+            self._ask_to_stop(process)
 
     def _wait_for_one(self) -> None:
         if not self.running:
@@ -98,7 +97,7 @@ class Trials:
         code = os.waitstatus_to_exitcode(result)
         process.returncode = code
         self.status[trial] = code
-        told = {0: "finished", STOPPED: "stopped, all is saved"}.get(
+        told = {0: "finished", EXIT_STOPPED: "stopped, all is saved"}.get(
             code, f"failed with status {code}, see {self.log(trial)}"
         )
         print(f"{trial}: {told}", flush=True)
@@ -107,21 +106,28 @@ class Trials:
         if not self.stopping:
             self.stopping = signal.Signals(number)
             for _, _, process in self.running.values():
-                process.send_signal(signal.SIGTERM)
+                self._ask_to_stop(process)
+
+    @staticmethod
+    def _ask_to_stop(process: subprocess.Popen) -> None:
+        # `Popen.send_signal` would first fetch the status of one that has just ended, and
+        # `_wait_for_one` wait for it in vain.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
 
     def _tell(self, left: Sequence[str]) -> int:
         """Print the summary; return the exit status."""
-        codes = {**self.status, **dict.fromkeys(left, STOPPED)}
+        codes = {**self.status, **dict.fromkeys(left, EXIT_STOPPED)}
         groups: dict[str, list[str]] = {"finished": [], "failed": [], "to go on": []}
         for trial in sorted(codes, key=lambda trial: int(trial[1:])):
-            name = {0: "finished", STOPPED: "to go on"}.get(codes[trial], "failed")
+            name = {0: "finished", EXIT_STOPPED: "to go on"}.get(codes[trial], "failed")
             groups[name].append(trial)
         print("; ".join(f"{name}: {' '.join(who)}" for name, who in groups.items() if who))
         if self.stopping:
             print(f"stopped by {self.stopping.name}: the same command goes on from here")
-            return EXIT_INTERRUPTED if self.stopping == signal.SIGINT else STOPPED
+            return EXIT_INTERRUPTED if self.stopping == signal.SIGINT else EXIT_STOPPED
         if groups["to go on"]:
-            return STOPPED
+            return EXIT_STOPPED
         return 1 if groups["failed"] else 0
 
 

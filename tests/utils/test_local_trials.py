@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-from utils.local_trials import share, visible_devices
+from utils.local_trials import Trials, share, visible_devices
 
 
 @pytest.mark.parametrize(
@@ -31,3 +36,17 @@ def test_the_environment_names_the_devices_else_all_are_taken(
         if named is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
         assert visible_devices() == expected
+
+
+def test_a_trial_that_ended_just_before_the_signal_is_not_waited_for_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    trials = Trials(tmp_path, 1, [])
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
+    trials.running[process.pid] = ("t1", 0, process)
+    while "\nState:\tZ" not in Path(f"/proc/{process.pid}/status").read_text():
+        pass
+    trials._stop(signal.SIGTERM, None)
+    trials._wait_for_one()
+    assert trials.status == {"t1": 7}
