@@ -66,9 +66,9 @@ done
 # From here on the trial's own config.json holds the settings.
 plan="$("$PYTHON" "$ROOT/config.py" "$@" --save --print trial runs run_folder data_root trainset \
     testsets rounds with_dense with_random sample processes oracle)" || leave $?
-{ read -r trial; read -r runs; read -r run; read -r data_root; read -r trainset; read -r testsets
-  read -r rounds; read -r with_dense; read -r with_random; read -r sample
-  read -r processes; read -r oracle; } <<< "$plan"
+{ IFS= read -r trial; IFS= read -r runs; IFS= read -r run; IFS= read -r data_root
+  IFS= read -r trainset; IFS= read -r testsets; read -r rounds; read -r with_dense
+  read -r with_random; read -r sample; read -r processes; read -r oracle; } <<< "$plan"
 settings=(--trial "$trial" --runs "$runs")
 
 if [ "$sample" = 1 ]; then

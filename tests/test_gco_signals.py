@@ -24,14 +24,14 @@ class Trial:
         self.python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stub}" "$@"\n')
         self.python.chmod(0o755)
 
-    def start(self, **variables: str) -> subprocess.Popen:
+    def start(self, *flags: str, **variables: str) -> subprocess.Popen:
         env = {
             **os.environ,
             "GCO_PYTHON": str(self.python),
             "CUDA_VISIBLE_DEVICES": "",
             **variables,
         }
-        command = [str(ROOT / "gco.sh"), "t12", "--seed", "12"]
+        command = [str(ROOT / "gco.sh"), "t12", "--seed", "12", *flags]
         with open(self.log, "a") as log:
             return subprocess.Popen(
                 command, cwd=self.folder, env=env, stdout=log, stderr=log, start_new_session=True
@@ -135,3 +135,10 @@ def test_open_questions_are_no_failure_and_the_same_command_goes_on(trial: Trial
     assert trial.start(STUB_ORACLE="human", CUDA_VISIBLE_DEVICES="0,1").wait(60) == 0
     asking = [line for line in trial.ran()[1:] if line.split()[1] == "active_learning"]
     assert ["--nproc_per_node" in line for line in asking] == [True, False]
+
+
+def test_a_folder_may_have_an_odd_name(trial: Trial) -> None:
+    runs = " it's \\ $HOME "
+    assert trial.start("--runs", runs).wait(60) == 0, trial.log.read_text()
+    assert (trial.folder / runs / "t12" / "scores.csv").exists()
+    assert [path.name for path in trial.folder.iterdir() if path.is_dir()] == [runs]
