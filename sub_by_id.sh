@@ -125,9 +125,11 @@ submit() { # script: print the job's number
 
 submit_all() {
     local job choice
-    # These would undo lines of the scripts.
-    unset SBATCH_ARRAY_INX SBATCH_GRES SBATCH_JOB_NAME SBATCH_OPEN_MODE SBATCH_OUTPUT \
-        SBATCH_TIMELIMIT ${partition:+SBATCH_PARTITION} ${mem:+SBATCH_MEM_PER_NODE}
+    # These would undo lines of the scripts, or keep sbatch from printing the job's number at once.
+    unset SBATCH_ARRAY_INX SBATCH_ERROR SBATCH_GRES SBATCH_JOB_NAME SBATCH_NO_REQUEUE \
+        SBATCH_OPEN_MODE SBATCH_OUTPUT SBATCH_SIGNAL SBATCH_TIMELIMIT SBATCH_WAIT \
+        ${partition:+SBATCH_PARTITION} \
+        ${mem:+SBATCH_MEM_PER_NODE SBATCH_MEM_PER_CPU SBATCH_MEM_PER_GPU}
     mkdir -p "$runs"
     if [ -z "$force" ]; then
         "$PYTHON" -m utils.trial_status --refuse_active --ids "$first" "$count" --runs "$runs"
