@@ -78,7 +78,7 @@ def score_validation(config: Config, place: Place, checkpoint: str) -> dict[str,
     """Score the maps of the held-out images at their labelled points, all pooled."""
     run = RunFolder(config.run_folder)
     held_out = settings.training_images(config)[1]
-    answers = read_answers([run.validation_points], held_out)
+    answers = read_answers([run.validation_points], held_out, run.ledger)
     values, labels = [], []
     for sample, found in zip(held_out, answers, strict=True):
         saliency = read_map(place.predictions / checkpoint / map_of(sample.name, VALIDATION))

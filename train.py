@@ -77,7 +77,7 @@ def make_validation(
         masks = ResizedMasks(samples, config.size, config.cache_mb, "validation")
         labels: Labels = MaskLabels(masks)
     else:
-        answers = read_answers([run.validation_points], samples)
+        answers = read_answers([run.validation_points], samples, run.ledger)
         labels = PointLabels(answers, native_sizes(samples), config.size)
     pieces = images_apart(samples, config.grouped, config.at_a_time)
     return Validation(images, labels, pieces, config.at_a_time)

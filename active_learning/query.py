@@ -220,7 +220,7 @@ class Pool:
         Raises:
             UserError: a points file is missing, damaged, or does not fit the images.
         """
-        return read_answers(self.run.answers(arm, rounds), self.samples)
+        return read_answers(self.run.answers(arm, rounds), self.samples, self.run.ledger)
 
     def untold(self, arm: str, rounds: int) -> list[np.ndarray]:
         """Return the pixels, (U, 2) of x and y an image, that nobody could tell in some rounds."""

@@ -119,16 +119,27 @@ def _best_cut(pipeline: Pipeline) -> str:
 
 @scenario("points cut in half (a line, and between lines), told, deleted, asked again")
 def _points_cut(pipeline: Pipeline) -> str:
-    stage = pipeline.put_back("train points 0")
-    points = RunFolder(pipeline.run).points("points", 0)
+    _cut_points(pipeline, 0)
+    return ""
+
+
+@scenario("points of a later round cut likewise, told, deleted, asked again")
+def _later_points_cut(pipeline: Pipeline) -> str:
+    _cut_points(pipeline, 1)
+    return ""
+
+
+def _cut_points(pipeline: Pipeline, index: int) -> None:
+    stage = pipeline.put_back(f"train points {index}")
+    points = RunFolder(pipeline.run).points("points", index)
     lines = points.read_bytes().splitlines(keepends=True)
-    for half in (b"".join(lines[: len(lines) // 2]), b"".join(lines[:3]) + lines[3][:-5]):
+    halves = b"".join(lines[: len(lines) // 2]), b"".join(lines[:-1]), b"".join(lines[:4])[:-5]
+    for half in halves:
         points.write_bytes(half)
         expect_told(pipeline.start(stage), str(points))
     points.unlink()
-    expect_done(pipeline, "ask points 0")
+    expect_done(pipeline, f"ask points {index}")
     expect_done(pipeline, stage.name)
-    return ""
 
 
 @scenario("a folder that may not be written, told")

@@ -9,7 +9,9 @@ columns ``annotator`` and ``seconds`` follow; here they are not read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,21 +113,29 @@ def check_points(points: Iterable[Point], samples: Iterable[Sample], path: Path)
             )
 
 
-def read_answers(paths: Sequence[Path], samples: Sequence[Sample]) -> list[np.ndarray]:
-    """Read points files and check them against the images.
+def read_answers(
+    paths: Sequence[Path], samples: Sequence[Sample], ledger: Path | None = None
+) -> list[np.ndarray]:
+    """Read points files and check them against the images, and the questions beside them.
+
+    Args:
+        paths: a file a round.
+        samples: the images.
+        ledger: every pixel that was ever told, in the form of a points file; None: unknown.
 
     Returns:
         The points of each sample, int64 (K, 3) of x, y, label, in the order of the files.
 
     Raises:
-        UserError: as for `read_points` and `check_points`; or an image has no answer in any file,
-            though the first round asks about every one, and nobody may have said that it cannot be
-            told.
+        UserError: as for `read_points` and `check_points`; or a file lacks answers to its round's
+            questions; or an image has no answer in any file, though the first round asks about
+            every one, and nobody may have said that it cannot be told.
     """
     points: list[Point] = []
     for path in paths:
         found = read_points(path)
         check_points(found, samples, path)
+        _require_whole(path, found, ledger)
         points += found
     answers = by_image(points, (sample.name for sample in samples))
     bare = [sample.name for sample, own in zip(samples, answers, strict=True) if not len(own)]
@@ -135,6 +145,48 @@ def read_answers(paths: Sequence[Path], samples: Sequence[Sample]) -> list[np.nd
             "if it was cut off, delete it and ask its round again, which costs no answer twice"
         )
     return answers
+
+
+def _require_whole(path: Path, points: Sequence[Point], ledger: Path | None) -> None:
+    """Raise `UserError` if a points file lacks what its round's questions were answered with.
+
+    Where there is a reserve somebody may have been unable to tell, and the ledger says what was
+    told. Even so one that was told then may have been taken back since, so it is the last one alone
+    that has to be there: without it the file was cut off.
+    """
+    questions = path.with_name("questions.csv")
+    if not questions.exists():
+        return
+    rows = read_rows(questions, ("image", "x", "y", "reserve"))
+    asked = [((row["image"], row["x"], row["y"]), row["reserve"] == "1") for row in rows]
+    had = {(point.image, str(point.x), str(point.y)) for point in points}
+    if any(reserve for _, reserve in asked):
+        if ledger is None or not ledger.exists():
+            return
+        told = {(point.image, str(point.x), str(point.y)) for point in read_points(ledger)}
+        missing = {pixel for pixel in _expected(asked, told)[-1:] if pixel not in had}
+    else:
+        missing = {pixel for pixel, _ in asked if pixel not in had}
+    if missing:
+        image, x, y = min(missing)
+        raise UserError(
+            f"{path}: lacks answers that were given ({image}, pixel ({x}, {y}), ...): if it was "
+            "cut off, delete it and ask its round again, which costs no answer twice"
+        )
+
+
+_Asked = tuple[tuple[str, str, str], bool]
+
+
+def _expected(asked: Sequence[_Asked], told: AbstractSet[tuple[str, str, str]]) -> list[tuple]:
+    """Return the pixels of some questions that are told and used, in order."""
+    wanted = Counter(pixel[0] for pixel, reserve in asked if not reserve)
+    found = []
+    for pixel, _ in asked:  # an image's reserve comes after its questions
+        if pixel in told and wanted[pixel[0]]:
+            wanted[pixel[0]] -= 1
+            found.append(pixel)
+    return found
 
 
 def _may_be_untold(questions: Path, bare: Iterable[str]) -> bool:

@@ -38,7 +38,7 @@ def read_point_labels(
     Raises:
         UserError: a file of points or labels is missing, damaged, or does not fit the images.
     """
-    of_image = read_answers(run.answers(arm, last_round + 1), samples)
+    of_image = read_answers(run.answers(arm, last_round + 1), samples, run.ledger)
     sizes = native_sizes(samples)
     maps = None
     if mode == "region":

@@ -201,7 +201,7 @@ def test_an_image_of_which_nothing_can_be_told_is_no_fault(sample_root, tmp_path
     path = ask_round(plain, "points", 0)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-3]))
-    with pytest.raises(UserError, match="no answers for 1 of"):
+    with pytest.raises(UserError, match="lacks answers that were given"):
         read_answers([path], Pool(plain).samples)
 
 

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datasets.augment import move, resize_map
-from datasets.index import Sample
+from datasets.index import Sample, list_set
 from datasets.points import (
     Point,
     by_image,
     check_points,
     count_labels,
+    read_answers,
     read_points,
     write_points,
 )
@@ -176,3 +177,55 @@ def test_a_point_falls_into_the_cell_that_covers_its_centre(made, size):
         # A centre right on the border of two cells may go to either.
         assert found_column == column or (2 * x + 1) * size == column * 2 * width
         assert found_row == row or (2 * y + 1) * size == row * 2 * height
+
+
+@pytest.fixture
+def later_round(sample_root, tmp_path):
+    """Two answers an image of a first and a later round; the later one was asked by a file."""
+    samples = list_set(sample_root, "SAMPLE-TE")
+    files = [tmp_path / f"round_0{index}" / "points.csv" for index in range(2)]
+    for index, path in enumerate(files):
+        write_points(
+            path, [Point(s.name, 2 * index + k, 5, k, index) for s in samples for k in (0, 1)]
+        )
+    return samples, files
+
+
+def put_questions(points, reserve=()):
+    asked = [(*point[:3], point.round, 0) for point in read_points(points)]
+    rows = sorted([*asked, *reserve], key=lambda row: (row[0], row[4]))
+    lines = [",".join(map(str, row)) + "\n" for row in rows]
+    points.with_name("questions.csv").write_text("".join(["image,x,y,round,reserve\n", *lines]))
+
+
+@pytest.mark.parametrize("line", [1, 4, -1])
+def test_a_later_round_that_lacks_an_answer_is_told(later_round, line):
+    samples, files = later_round
+    put_questions(files[1])
+    assert [len(own) for own in read_answers(files, samples)] == [4] * len(samples)
+    lines = files[1].read_text().splitlines(keepends=True)
+    del lines[line]
+    files[1].write_text("".join(lines))
+    with pytest.raises(UserError, match=r"round_01/points\.csv: lacks answers .* delete it"):
+        read_answers(files, samples)
+
+
+def test_where_some_pixels_cannot_be_told_a_cut_is_known_by_the_ledger(later_round, tmp_path):
+    samples, files = later_round
+    first, last = samples[0].name, samples[-1].name
+    put_questions(files[1], [(sample.name, 7, k, 1, 1) for sample in samples for k in (0, 1)])
+    ledger, told = tmp_path / "ledger.csv", read_points(files[1])
+    # Of the first image a pixel was not told, and one of the reserve has its place; of the last
+    # image nothing was told.
+    told = [Point(first, 7, 0, 1, 1), *(p for p in told[1:] if p.image != last)]
+    write_points(files[1], sorted(told))
+    write_points(ledger, [*told, Point(first, 7, 1, 0, 1)])  # asked by another arm, too
+    found = read_answers(files, samples, ledger)
+    assert [len(own) for own in found] == [4] * (len(samples) - 1) + [2]
+    # Taken back since, and said to be untold in another arm.
+    write_points(ledger, [*told, Point(first, 2, 5, 0, 1)])
+    read_answers(files, samples, ledger)
+    for kept in (len(told) - 1, len(told) // 2, 1):
+        write_points(files[1], sorted(told)[:kept])
+        with pytest.raises(UserError, match="lacks answers"):
+            read_answers(files, samples, ledger)
