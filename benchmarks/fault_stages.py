@@ -36,6 +36,7 @@ from datasets.sample import make_sample
 from models import build_model
 from models.saliency_net import NO_PARTS
 from utils.errors import run_script
+from utils.stages import run_stage
 from utils.tables import read_rows
 
 LONGEST = 120.0
@@ -59,6 +60,11 @@ class Stage:
     name: str
     main: Callable[[Sequence[str]], int]
     flags: tuple[str, ...] = ()
+
+    @property
+    def listens(self) -> bool:
+        """Whether its script stops on a signal, rather than being killed by it."""
+        return hasattr(sys.modules[self.main.__module__], run_stage.__name__)
 
 
 def stages(rounds: int = 2, arms: Sequence[str] = ("dense", "random")) -> list[Stage]:
@@ -204,7 +210,8 @@ class Pipeline:
             prepare()
             watched.install()
             try:
-                run_script(self.command(stage.name, flags))
+                run = run_stage if stage.listens else run_script
+                run(self.command(stage.name, flags))
             finally:
                 # By its number: the file lies outside the folder that is watched.
                 (self.home / "changes").write_text(json.dumps(watched.seen))

@@ -45,6 +45,7 @@ from benchmarks.fault_scenarios import attempt as scenario
 from benchmarks.fault_stages import Ended, Pipeline, Stage, prepare, stages
 from utils.errors import run_script
 from utils.files import write_json
+from utils.stopping import EXIT_STOPPED
 from utils.tables import text_table
 
 FEW = 4
@@ -64,7 +65,7 @@ IN_A_ROW = "every stage three times in a row"
 LONG = 0.5
 """Seconds a stage must take to be killed at random times."""
 
-RESUMABLE = (-9, -15, 75)
+RESUMABLE = (-9, -15, EXIT_STOPPED)
 """Exit statuses of a stage that a signal ended."""
 
 
@@ -119,6 +120,8 @@ def attempt(pipeline: Pipeline, case: Case, chance: random.Random) -> str:
         return f"was not hit, and ended with {ended.status}"
     if case.what == FULL and not (ended.clean or ended.status == 0):
         return f"told the full disk badly ({ended.status}): {last_line(ended)}"
+    if case.what == ASKED and case.stage.listens and ended.status not in (0, EXIT_STOPPED):
+        return f"was to stop, and ended with {ended.status}: {last_line(ended)}"
     if case.what != FULL and ended.status not in (0, *RESUMABLE):
         return f"ended with {ended.status}: {last_line(ended)}"
     again = pipeline.start(case.stage)

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.fault_injection import KINDS, Injection
+from benchmarks.fault_injection import KINDS, Injection, terminate
 from benchmarks.fault_stages import Pipeline, Stage, forked
 from benchmarks.faults import ASKED, FULL, KILLED, Case, attempt, cases
 from utils.files import read_json, write_text
+from utils.stages import run_stage
+from utils.stopping import EXIT_STOPPED, finishing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,6 +89,28 @@ def test_and_nothing_in_a_careful_one_at_any_change(small: Pipeline) -> None:
     found = troubles(small, careful)
     assert set(found.values()) == {""}
     assert {kind for what, kind in found if what == KILLED} >= set(KINDS[:4])
+
+
+def saving(argv: Any) -> int:
+    """A stage that finishes its file when it is asked to end."""
+    with finishing():
+        careful(argv)
+    return 0
+
+
+def test_a_stage_that_listens_is_asked_to_end_and_not_killed(small: Pipeline) -> None:
+    assert run_stage  # this module has it, as the scripts of such stages do
+    small.stages.append(Stage("it", saving))
+    small.runs.mkdir()
+    ended = small.start(small.stages[0], Injection(small.runs, 1, terminate, halves=False))
+    assert ended.status == EXIT_STOPPED
+    assert (small.runs / "b.txt").read_text() == "text of b.txt"
+    small.run_whole()
+    case = Case(small.stages[0], ASKED, "at every fifth of these", 1)
+    assert attempt(small, case, random.Random(0)) == ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.stages.listen", lambda: None)
+        assert "was to stop, and ended with -15" in attempt(small, case, random.Random(0))
 
 
 @pytest.mark.parametrize("number", range(8))
