@@ -16,6 +16,9 @@ source "$ROOT/utils/environment.sh"
 use_environment "$ROOT/requirements.txt" running
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
+# torchrun gives its processes 30 s to save; the cluster gives us two minutes.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-110}"
+
 source "$ROOT/utils/signals.sh"
 
 # Leave with the status of what failed or was asked to stop.

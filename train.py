@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from tqdm import tqdm
@@ -235,8 +235,10 @@ class Trainer(Learner):
                 self._look()
                 with finishing():
                     row = self.train_epoch(began)
-                    self.epoch += 1
                     error = self.validation.error(self.kept, self.machine)
+                    if error is None:
+                        self._pause(began)
+                    self.epoch += 1
                     row |= {"val_MAE": error, "seconds": time.monotonic() - began}
                     if log:
                         log.add({"epoch": self.epoch, **row})
@@ -286,11 +288,15 @@ class Trainer(Learner):
             except NotFinite as error:
                 self._tell_not_finite(error, keys)
             if distributed.any_of(stop_requested()):
-                self.sums.seconds = time.monotonic() - began
-                self._save_last(self._weights(None))
-                raise Stopped
+                self._pause(began)
         more = {"skipped": float(self.sums.skipped)} if self.config.on_nan == "skip" else {}
         return self.sums.means() | more
+
+    def _pause(self, began: float) -> NoReturn:
+        """Save an epoch that is not over, and raise `Stopped`."""
+        self.sums.seconds = time.monotonic() - began
+        self._save_last(self._weights(None))
+        raise Stopped
 
     def _placed(self, batch: Batch, keys: Sequence[tuple[int, int]]) -> Batch:
         """Tell a batch of one of several processes its place in the whole one."""

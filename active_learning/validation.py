@@ -12,7 +12,8 @@ from datasets.training import Labels
 from models import SaliencyNet
 from models.mean_maps import mean_maps
 from utils.device import Machine
-from utils.distributed import all_reduce_sum, shard
+from utils.distributed import all_reduce_sum, any_of, shard
+from utils.stopping import stop_requested
 
 
 class Validation:
@@ -40,17 +41,24 @@ class Validation:
         self.labels = [torch.from_numpy(labels.at(i, np.eye(3))) for i in range(len(images))]
 
     @torch.no_grad()
-    def error(self, model: SaliencyNet, machine: Machine) -> float:
-        """Return the mean absolute error over all labelled pixels, in [0, 1]."""
+    def error(self, model: SaliencyNet, machine: Machine) -> float | None:
+        """Return the mean absolute error over all labelled pixels, in [0, 1].
+
+        None: a signal has come, and a launcher may not wait until many images are looked at.
+        """
         model.eval()
         # Of each batch, in the place of its first image, so that the order of sums is fixed.
         sums = torch.zeros(len(self.images), 2, dtype=torch.float64)
         maps = mean_maps([model], self.images, shard(self.pieces), self.batch_size, machine)
         for indices, prob, _ in maps:
+            if stop_requested():
+                break
             labels = torch.stack([self.labels[index] for index in indices]).to(machine.device)
             background, foreground = labels.float().unbind(1)
             wrong = float((background * prob + foreground * (1 - prob)).double().sum())
             sums[indices[0]] = torch.tensor([wrong, float(labels.double().sum())])
+        if any_of(stop_requested()):
+            return None
         wrong = count = 0.0
         for of_batch, labelled in all_reduce_sum(sums).tolist():
             wrong, count = wrong + of_batch, count + labelled

@@ -86,7 +86,7 @@ def evaluate(folder: Path, seed: int) -> None:
 
 def main(words: list[str]) -> int:
     if words[:2] == ["-m", "torch.distributed.run"]:
-        gone = words[2:5]
+        gone = [*words[2:5], f"grants={os.environ.get('TORCH_ELASTIC_SHUTDOWN_TIMEOUT')}"]
         words = words[5:]
     else:
         gone = []

@@ -118,7 +118,7 @@ def test_ctrl_c_reaches_the_stage_and_ends_with_130(trial: Trial) -> None:
 @pytest.mark.parametrize(("devices", "count"), [("0,1", 2), ("3", 1), ("", 1)])
 def test_each_gpu_gets_a_process(trial: Trial, devices: str, count: int) -> None:
     assert trial.start(CUDA_VISIBLE_DEVICES=devices).wait(60) == 0, trial.log.read_text()
-    told = f"devices={devices}" + " --standalone --nproc_per_node 2" * (count == 2)
+    told = f"devices={devices}" + " --standalone --nproc_per_node 2 grants=110" * (count == 2)
     of_stage = {line.split()[1]: line.split(maxsplit=2)[2] for line in trial.ran()}
     for stage in ("active_learning", "train.py", "test.py"):
         assert of_stage[stage] == told

@@ -18,8 +18,10 @@ from torch.nn.functional import dropout
 import active_learning.__main__ as asking
 import test as testing
 import train
+from active_learning import validation
 from active_learning.learner import NotFinite
 from active_learning.query import Pool
+from models.mean_maps import mean_maps
 from tests.test_train import assert_same_training, config_of, flag, run_of, weights
 from utils import stopping
 from utils.checkpoints import load_checkpoint
@@ -93,6 +95,34 @@ def test_a_training_stopped_in_an_epoch_ends_as_an_undisturbed_one(
     train.main(stopped)
     assert count == 6
     assert_same_training(run_of(flags).training(arm, 0), run_of(stopped).training(arm, 0))
+
+
+def test_a_training_stopped_while_it_validates_ends_as_an_undisturbed_one(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [*tiny, "--arm", "dense"]
+    train.main(flags)
+    looked = []
+
+    def maps(*args: object) -> Iterator[tuple]:
+        for found in mean_maps(*args):
+            if not looked:
+                os.kill(os.getpid(), signal.SIGTERM)
+            looked.append(found)
+            yield found
+        looked.append("all")
+
+    stopped = flag(flags, "runs", tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "mean_maps", maps)
+        with pytest.raises(Stopped):
+            train.main(stopped)
+    assert len(looked) == 1
+    stopping._State.asked = None
+    training = load_checkpoint(run_of(stopped).checkpoint("dense", 0, "last"))["training"]
+    assert (training["epoch"], training["sums"]["batches"]) == (0, 3)
+    train.main(stopped)
+    assert_same_training(run_of(flags).training("dense", 0), run_of(stopped).training("dense", 0))
 
 
 def test_a_signal_while_nothing_is_at_stake_ends_the_stage_at_once() -> None:
