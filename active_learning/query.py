@@ -5,7 +5,7 @@ What is chosen is on disk before anybody is asked: people may take days over a r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from active_learning.attacks import (
     image_noise,
 )
 from active_learning.diversity import DIVERSITY
+from active_learning.draft import Chosen, Draft, forget, made_of
 from active_learning.ensembles import ensemble_files, neighbour_vote, predict_snapshots
 from active_learning.mistakes import Mistakes
 from active_learning.oracle import MaskOracle, Oracle, leak_regions
@@ -94,6 +95,7 @@ def pool_maps(
     config: Config,
     machine: Machine,
     key: str,
+    done: Collection[int] = (),
 ) -> Iterator[tuple[int, Maps]]:
     """Yield place and `Maps` of every image of the pool, group by group where it has groups.
 
@@ -106,9 +108,12 @@ def pool_maps(
 
     A group is never mixed with another. What its images have in common is taken from the clean
     images of the whole group, attacked or not, so an image's maps depend on its group alone and
-    not on how it was cut into batches. Of several processes each looks at its own share.
+    not on how it was cut into batches. Of several processes each looks at its own share. Groups,
+    and batches of images without groups, all of which are ``done`` are left out.
     """
     for group in shard(images_apart(images.samples, config.grouped, config.at_a_time)):
+        if all(index in done for index in group):
+            continue
         batches = _batches(group, config.at_a_time)
         views: Sequence[nn.Module] = snapshots
         if config.grouped or config.binarise != "none":
@@ -274,48 +279,71 @@ class Pool:
         Raises:
             UserError: a network of it is missing, or its training diverged; names file or folder.
         """
-        config = self.config
+        config, run = self.config, self.run
         if self._chosen("points", round_index):
+            if is_main():
+                forget(run.training("points", round_index))
             return
         known, skipped = self.known("points", round_index), self.untold("points", round_index)
-        if not self.run.trained("points", round_index - 1).exists():
+        if not run.trained("points", round_index - 1).exists():
             raise UserError(
-                f"{self.run.training('points', round_index - 1)}: not trained to its end: run "
+                f"{run.training('points', round_index - 1)}: not trained to its end: run "
                 f"train.py --trial {config.trial} --round {round_index - 1} first"
             )
-        images = ResizedImages(self.samples, config.size, config.cache_mb, "pool")
-        files = ensemble_files(self.run, round_index - 1, config.ensemble, config.snapshots)
+        files = ensemble_files(run, round_index - 1, config.ensemble, config.snapshots)
+        about = made_of(config, files, [*known, *skipped])
+        draft = Draft(run.training("points", round_index), about, [s.name for s in self.samples])
         ensemble = [load_model(path, machine)[0].requires_grad_(False) for path in files]
         key, count = f"round {round_index}", config.schedule[round_index]
         pooled = config.spend == "pool"
-        shown = self._shown()
-        found: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
-        sheet: list[SheetNotes] = []
         wanted = count * CAP if pooled else count
         choose = partial(self._choose, known, skipped, wanted, key, files[-1].parent)
-        maps_of = pool_maps(images, ensemble, config, machine, key)
-        work = in_background(choose, maps_of, config.batch_size)
-        about = -(-len(images) // world())
-        bar = tqdm(work, f"asking, {key}", about, unit="image", disable=not is_main())
-        for (index, maps), choice in bar:
-            found[index] = choice.pixels, choice.reserve, choice.worth
-            if index in shown:
-                sheet.append(SheetNotes(index, known[index], maps.kept(), choice))
-        for theirs in gather_objects(found):
-            found |= theirs
-        sheet = [notes for theirs in gather_objects(sheet) for notes in theirs]
+        found, shown = self._look(ensemble, machine, key, choose, draft)
         if not is_main():
             return
-        self._save_sheet(round_index, sorted(sheet, key=lambda notes: notes.index))
-        chosen, reserve, worth = zip(*(found[i] for i in range(len(images))), strict=True)
+        sheet = [SheetNotes(index, known[index], maps, choice) for index, maps, choice in shown]
+        self._save_sheet(round_index, sheet)
+        chosen, reserve, worth = zip(*(found[i] for i in range(len(self.samples))), strict=True)
         given = spend(chosen, worth, count) if pooled else chosen
         # What the pool did not spend on an image comes before its reserve.
         rest = [
             np.concatenate([pixels[len(own) :], more])[: self.spare if len(own) else 0]
             for own, pixels, more in zip(given, chosen, reserve, strict=True)
         ]
-        path = self.run.questions("points", round_index)
+        path = run.questions("points", round_index)
         put_questions(path, round_index, self.samples, given, rest)
+        forget(path.parent)
+
+    def _look(
+        self,
+        ensemble: Sequence[SaliencyNet],
+        machine: Machine,
+        key: str,
+        choose: Callable[[int, Maps], Choice],
+        draft: Draft,
+    ) -> tuple[dict[int, Chosen], list[tuple[int, Maps, Choice]]]:
+        """Look at the images that the draft lacks; return all choices, and what a sheet shows."""
+        config, shown = self.config, self._shown()
+        images = ResizedImages(self.samples, config.size, config.cache_mb, "pool")
+        # Those that are shown are looked at anew: a draft keeps no maps.
+        done = draft.found.keys() - set(shown)
+        if done:
+            print(f"{key}: going on, {len(done)} of {len(images)} images were looked at before")
+        maps_of = pool_maps(images, ensemble, config, machine, key, done)
+        work = in_background(choose, maps_of, config.batch_size)
+        about = -(-(len(images) - len(done)) // world())
+        bar = tqdm(work, f"asking, {key}", about, unit="image", disable=not is_main())
+        found, sheet = {}, []
+        for (index, maps), choice in bar:
+            draft.add(index, choice)
+            found[index] = Chosen(choice.pixels, choice.reserve, choice.worth)
+            if index in shown:
+                sheet.append((index, maps.kept(), choice))
+        whole = {}
+        for theirs in (*gather_objects(draft.found), *gather_objects(found)):
+            whole |= theirs
+        sheet = [notes for theirs in gather_objects(sheet) for notes in theirs]
+        return whole, sorted(sheet, key=lambda notes: notes[0])
 
     def _choose(
         self,

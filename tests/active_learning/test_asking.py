@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -35,10 +33,10 @@ def trial(root, runs, **changes):
 
 
 @pytest.fixture
-def networks(monkeypatch):
+def networks(monkeypatch, tmp_path):
     """Put random maps in the place of what networks say."""
 
-    def maps(images, ensemble, config, machine, key):
+    def maps(images, ensemble, config, machine, key, done):
         for index in range(len(images)):
             draw = np.random.default_rng([index, int(key.split()[-1])])
             scores, features = draw.random((32, 32)), draw.random((4, 8, 8))
@@ -46,7 +44,8 @@ def networks(monkeypatch):
             yield index, Maps(tensors[0], None, *tensors)
 
     monkeypatch.setattr(query, "pool_maps", maps)
-    monkeypatch.setattr(query, "ensemble_files", lambda *args: [Path("net.pth")])
+    monkeypatch.setattr(query, "ensemble_files", lambda *args: [tmp_path / "net.pth"])
+    (tmp_path / "net.pth").write_bytes(b"")
     net = torch.nn.Identity()
     monkeypatch.setattr(query, "load_model", lambda path, machine: (net, {}))
 
