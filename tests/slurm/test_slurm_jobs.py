@@ -140,6 +140,23 @@ def test_a_cancelled_trial_stays_away(stub: Cluster) -> None:
     assert stub.epochs("t5") == 10
 
 
+def test_a_trial_whose_node_fails_is_queued_again(stub: Cluster) -> None:
+    job, choice = stub.submit("21", "1", STUB_SECONDS="0.5", SBATCH_NO_REQUEUE="1")
+    stub.wait(lambda: stub.epochs("t21") >= 2)
+    node = ("scontrol", "update", "NodeName=node")
+    down = stub.run(*node, "State=DOWN", "Reason=test")
+    try:
+        assert down.returncode == 0, down.stderr
+        stub.wait(lambda: stub.states(job) == [f"{job}_21 PENDING"], 30)
+    finally:
+        stub.run(*node, "State=RESUME")
+    stub.wait_for_end(choice)
+    assert stub.states(job, choice) == [f"{job}_21 COMPLETED", f"{choice} COMPLETED"], stub.told()
+    assert stub.epochs("t21") == 10
+    ran = (stub.runs / "ran").read_text().splitlines()
+    assert sum(line.startswith("t21 train.py") for line in ran) == 2
+
+
 @pytest.mark.timeout(600)
 def test_a_real_trial_is_stopped_by_slurm_and_goes_on(
     cluster: dict[str, str], tmp_path: Path, tiny: list[str]
