@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ import numpy as np
 import active_learning.__main__ as asking
 import train
 from tests import shared_work
+from utils.checkpoints import load_checkpoint
+from utils.run_folder import RunFolder
 from utils.tables import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,3 +106,29 @@ def test_one_that_fails_takes_the_others_with_it(tmp_path: Path) -> None:
     assert [process.returncode for process in processes] == [2, 2]
     assert told[1] == "error: the last process has failed: mend it\n"
     assert told[0] == ""
+
+
+def test_a_signal_to_torchrun_stops_all_processes_and_the_training_goes_on(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc_per_node", "2", "train.py", *tiny, "--arm", "dense"]
+    command += ["--epochs", "6"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
+    log = RunFolder(tmp_path / "runs" / "tiny").training("dense", 0) / "log.csv"
+    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes) as process:
+        while not log.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        told = process.communicate(timeout=100)[0]
+    assert process.returncode != 0
+    assert "stopped by a signal: run the same command again to go on" in told
+    last = RunFolder(tmp_path / "runs" / "tiny").checkpoint("dense", 0, "last")
+    saved = load_checkpoint(last)["training"]
+    assert 1 <= saved["epoch"] < 6
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert f"going on after epoch {saved['epoch']} of 6" in done.stdout
+    epochs = [row["epoch"] for row in read_rows(log, ("epoch",))]
+    assert epochs == [str(epoch) for epoch in range(1, 7)]
