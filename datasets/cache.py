@@ -12,6 +12,7 @@ from tqdm import tqdm
 from datasets.augment import resize
 from datasets.images import image_size, read_image, read_mask
 from datasets.index import Sample
+from utils.background import in_background
 from utils.cores import core_count
 
 
@@ -40,7 +41,11 @@ class ResizedImages:
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
         """Return images as uint8 (B, 3, size, size)."""
-        stack = np.stack([self[index] for index in indices])
+        if self.cache is not None:
+            return self.cache[list(indices)].permute(0, 3, 1, 2)
+        # No loader's process reads ahead for whoever asks for whole batches.
+        with ThreadPoolExecutor(core_count()) as pool:
+            stack = np.stack(list(pool.map(self.decode, indices)))
         return torch.from_numpy(stack).permute(0, 3, 1, 2)
 
 
@@ -78,8 +83,8 @@ def _decode_all(
     def fill(index: int) -> None:
         target[index] = decode(index)
 
-    with ThreadPoolExecutor(core_count()) as pool:
-        work = pool.map(fill, range(shape[0]))
-        for _ in tqdm(work, total=shape[0], desc=what, unit="image", leave=False):
-            pass
+    # Few are begun ahead of the bar: a signal need not wait for all.
+    work = in_background(fill, zip(range(shape[0])), 4 * core_count())
+    for _ in tqdm(work, total=shape[0], desc=what, unit="image", leave=False):
+        pass
     return cache

@@ -20,8 +20,10 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-WAIT = timedelta(minutes=30)
-"""How long a process waits for the others: one alone checks the data and asks the oracle."""
+WAIT = timedelta(hours=6)
+"""How long a process waits for the others: one alone checks the data and asks the oracle, which
+may take longer than half an hour for 250,000 images. One that ends takes the others with it at once.
+"""
 
 _store: dist.Store | None = None
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datasets import cache
 from datasets.augment import NONE, Augmentation, resize_map
 from datasets.cache import ResizedImages, ResizedMasks, native_sizes
 from datasets.groups import list_groups
@@ -20,6 +21,8 @@ from datasets.training import (
     make_loader,
     sample_grid,
 )
+from utils.cores import core_count
+from utils.stopping import Stopped
 
 SIZE = 48
 STRONG = Augmentation(flip=0.5, crop=0.6, rotate=25.0, colour=0.3, pepper=0.01)
@@ -170,6 +173,24 @@ def test_reading_from_disk_equals_the_cache(samples, images, masks):
     batch = images.batch([3, 1])
     assert np.array_equal(batch[0].permute(1, 2, 0).numpy(), images[3])
     assert torch.equal(batch, slow_images.batch([3, 1]))
+
+
+def test_a_signal_does_not_wait_until_all_images_are_decoded(samples, monkeypatch):
+    begun = []
+
+    def decode(self, index):
+        begun.append(index)
+        return np.zeros((SIZE, SIZE, 3), np.uint8)
+
+    def bar(work, **_):
+        yield next(iter(work))
+        raise Stopped
+
+    monkeypatch.setattr(ResizedImages, "decode", decode)
+    monkeypatch.setattr(cache, "tqdm", bar)
+    with pytest.raises(Stopped):
+        ResizedImages(samples * 500, SIZE, 10**4, "test")
+    assert len(begun) < 50 * core_count()
 
 
 def test_masks_keep_their_share_of_foreground(samples, masks):
