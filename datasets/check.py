@@ -167,10 +167,14 @@ def _check_parts(root: Path, parts: list[_Part], progress: bool) -> tuple[list[F
     with ThreadPoolExecutor(threads) as pool:
         results = pool.map(lambda job: check_sample(root, *job), jobs)
         bar = tqdm(results, "checking", len(jobs), unit="image", disable=None if progress else True)
-        for (sample, _), (found, digest) in zip(jobs, bar, strict=True):
-            faults += found
-            if digest is not None:
-                digests.append((sample, digest))
+        try:
+            for (sample, _), (found, digest) in zip(jobs, bar, strict=True):
+                faults += found
+                if digest is not None:
+                    digests.append((sample, digest))
+        except BaseException:  # a signal need not wait for all images
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     trained_on = {part.set for part in parts if part.trained_on}
     tested_on = {part.set for part in parts if part.tested_on}
     faults += _same_names([sample for sample, _ in jobs if sample.set in trained_on])

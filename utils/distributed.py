@@ -21,8 +21,8 @@ from torch import Tensor
 T = TypeVar("T")
 
 WAIT = timedelta(hours=6)
-"""How long a process waits for the others: one alone checks the data and asks the oracle, which
-may take longer than half an hour for 250,000 images. One that ends takes the others with it at once.
+"""How long a process waits for the others: one alone checks the data and asks the oracle, for which
+250,000 images may take more than half an hour. One that ends takes the others with it at once.
 """
 
 _store: dist.Store | None = None

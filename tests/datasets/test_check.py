@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import datasets.check
 import datasets.faults
 from datasets.check import check_data, main, require_usable
 from utils.errors import UserError
+from utils.stopping import Stopped
 
 MASK = np.zeros((20, 30), np.uint8)
 MASK[5:12, 6:20] = 255
@@ -390,3 +392,24 @@ def test_bad_arguments_leave_with_two_and_one_line(arguments, told):
     assert done.returncode == 2
     assert done.stdout.startswith(told)
     assert done.stdout.count("\n") == 1
+
+
+def test_a_signal_does_not_wait_until_all_images_are_checked(root, monkeypatch):
+    for number in range(300):
+        (root / "images" / "TR" / f"{number}.png").symlink_to("a b.png")
+    begun = []
+
+    def look(*args):
+        begun.append(args)
+        time.sleep(0.01)
+        return [], None
+
+    def bar(work, *_, **__):
+        yield next(iter(work))
+        raise Stopped
+
+    monkeypatch.setattr(datasets.check, "check_sample", look)
+    monkeypatch.setattr(datasets.check, "tqdm", bar)
+    with pytest.raises(Stopped):
+        check_data(root, "TR", progress=False)
+    assert len(begun) < 100
