@@ -64,7 +64,8 @@ read_arguments() {
 
 resources() { # the lines of a job script that tell what a trial gets
     local line
-    for line in "gres=${gres/#none/}" "time=$time" "partition=$partition" "cpus-per-task=$cpus" \
+    if [ "$gres" = none ]; then gres=""; fi
+    for line in "gres=$gres" "time=$time" "partition=$partition" "cpus-per-task=$cpus" \
         "mem=$mem"; do
         if [ "${line#*=}" ]; then echo "#SBATCH --$line"; fi
     done

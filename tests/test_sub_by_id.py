@@ -116,6 +116,10 @@ def test_flags_say_what_a_trial_gets_then_the_environment(repo: Path) -> None:
     assert arguments(repo) == ["t12", "--seed", "12", "--lr", "3"]
     trials, _ = run(repo, "1", "2", "--dry-run", **env).stdout.split("\n\n")
     assert "#SBATCH --gres=gpu:a100:2\n#SBATCH --time=2:00:00\n" in trials
+    assert (
+        "#SBATCH --gres=nonesuch:1\n"
+        in run(repo, "1", "2", "--dry-run", "--gres=nonesuch:1").stdout
+    )
     env |= {"SBATCH_SIGNAL": "TERM@5", "SBATCH_NO_REQUEUE": "1", "SBATCH_MEM_PER_CPU": "1G"}
     env |= {"SBATCH_ERROR": "elsewhere", "SBATCH_WAIT": "1"}
     assert run(repo, "1", "2", *flags, **env).returncode == 0

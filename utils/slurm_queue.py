@@ -49,7 +49,7 @@ def queued_jobs(runs: Path) -> dict[str, Job]:
     found: dict[str, tuple[tuple[bool, int], Job]] = {}
     for line in done.stdout.splitlines():
         array, index, state, folder = line.split(" ", 3)
-        if not index.isdigit() or Path(folder) != runs.resolve():
+        if not index.isdigit() or Path(folder).resolve() != runs.resolve():
             continue
         job = Job(f"{array}_{index}", state)
         order = (job.active, int(array))

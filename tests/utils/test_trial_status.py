@@ -142,10 +142,11 @@ def test_the_queue_tells_the_newest_job_of_each_trial_of_the_folder(
 ) -> None:
     runs = tmp_path / "my runs"
     runs.mkdir()
+    (tmp_path / "link").symlink_to(runs)
     squeue(
         tmp_path,
         monkeypatch,
-        f"7 3 PENDING {runs}",
+        f"7 3 PENDING {tmp_path / 'link'}",
         f"9 3 CANCELLED {runs}",  # newer, but it is the older one that waits
         f"7 4 FAILED {runs}",
         f"10 4 TIMEOUT {runs}",
