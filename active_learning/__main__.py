@@ -2,7 +2,8 @@
 
 Round 0 asks about random pixels, of the training images (unless ``--first_points`` says otherwise)
 and of the validation images. A later round asks where the snapshots of the round before are
-uncertain (or at random: ``--arm random``). A round that has been asked is left alone.
+uncertain (or at random: ``--arm random``). A round that has been asked is left alone; one that was
+interrupted goes on with the images that were not looked at.
 
 Where people answer (``--oracle human``), the questions are written down, and a server puts them to
 people in a browser; the round goes on when all are answered. With ``--no_wait`` it ends with status

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class Draft:
     def __init__(self, folder: Path, made_of: str, names: Sequence[str]) -> None:
         self.path, self.names = folder / f"choosing_{rank()}.jsonl", names
         self.places = {name: place for place, name in enumerate(names)}
-        self.head = json.dumps({"made_of": made_of}).encode() + b"\n"
+        self.head = _line({"made_of": made_of, "images": zlib.crc32(os.fsencode("\0".join(names)))})
         self.found: dict[int, Chosen] = {}
         for path in _files(folder):
             self.found |= self._read(path)[0]
@@ -64,7 +64,7 @@ class Draft:
         row = {"image": self.names[place], "pixels": choice.pixels.tolist()}
         row |= {"reserve": choice.reserve.tolist(), "worth": float(choice.worth)}
         with open(self.path, "ab") as file:
-            file.write(json.dumps(row).encode() + b"\n")
+            file.write(_line(row))
 
     def _begin(self) -> None:
         """Cut off what a kill has left of a line, or begin the file anew."""
@@ -87,14 +87,12 @@ class Draft:
             return found, 0
         sound = len(head)
         for line in lines:
-            try:
-                row = json.loads(line)
-                chosen = Chosen(_pixels(row["pixels"]), _pixels(row["reserve"]), row["worth"])
-                if not (line.endswith(b"\n") and math.isfinite(chosen.worth)):
-                    break
-                found[self.places[row["image"]]] = chosen
-            except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
+            text = line[9:-1]
+            if line != _checked(text):
                 break
+            row = json.loads(text)
+            chosen = Chosen(_pixels(row["pixels"]), _pixels(row["reserve"]), row["worth"])
+            found[self.places[row["image"]]] = chosen
             sound += len(line)
         return found, sound
 
@@ -128,8 +126,14 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("choosing_*.jsonl"))
 
 
+def _line(row: dict[str, Any]) -> bytes:
+    return _checked(json.dumps(row).encode())
+
+
+def _checked(text: bytes) -> bytes:
+    """Return a line of a checksum and a text: a digit that differs would be another pixel."""
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
 def _pixels(rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    found = np.array(rows, np.int64).reshape(-1, 2)
-    if len(found) != len(rows) or (found < 0).any():
-        raise ValueError("no pixels")
-    return found
+    return np.array(rows, np.int64).reshape(-1, 2)

@@ -21,7 +21,9 @@ import torch
 import config as settings
 from active_learning.answers import Answer, Journal, now, standing
 from active_learning.asking import asked_pixels, untold_pixels
+from active_learning.draft import Draft
 from active_learning.oracle import MaskOracle
+from active_learning.selection import Choice
 from benchmarks.fault_stages import Pipeline
 from config import Config
 from datasets.checked import require_checked
@@ -165,7 +167,13 @@ def _questions(copied: Copied) -> Kinds:
     said = Answer(train[0].name, 1, 2, "f", 0, "ann", 1.5, now())
     for _ in range(3):
         Journal(run.journal).append(said)
+    names = [sample.name for sample in train]
+    draft = Draft(run.training("points", 1), "x", names)
+    for place in range(3):
+        pixels = np.array([(place, 2), (3, 4)], np.int64)
+        draft.add(place, Choice(pixels, pixels, 0.5))
     return [
+        ("draft of a round", draft.path, lambda: Draft(draft.path.parent, "x", names)),
         ("questions", asked, lambda: asked_pixels(asked, train)),
         ("questions of a round before", asked, lambda: untold_pixels([(asked, told)], train)),
         ("journal of answers", run.journal, lambda: standing(Journal(run.journal).answers())),
