@@ -49,6 +49,11 @@ def label_of(entry: Entry) -> str:
     return entry.arm + same + " (LEAKS the mask)" * (entry.label_mode == LEAK)
 
 
+def told_p(p: float) -> str:
+    """Return a p value with three decimals; one that would read as zero is said to be below."""
+    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
+
+
 def _score_line(
     mine: Sequence[Entry], seeds: int, block: Block, p: Sequence[float | None]
 ) -> list[str]:
@@ -61,7 +66,7 @@ def _score_line(
         _mean([entry.labelled for entry in mine], 3),
         _mean([entry.region_error for entry in mine], 1),
         *scores,
-        *("-" if value is None else f"{value:.3f}" for value in p),
+        *("-" if value is None else told_p(value) for value in p),
     ]
 
 

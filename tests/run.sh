@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up (once) and run every test: style first, then the tests, two at a time.
+# Set up (once) and run every test: style first, then the tests, three at a time: many of them wait.
 # Arguments go to pytest: tests/run.sh tests/test_config.py -k flags
 set -euo pipefail
 
@@ -12,4 +12,4 @@ export OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-"$PYTHON" -m pytest -n 2 --dist worksteal "$@"
+"$PYTHON" -m pytest -n 3 --dist worksteal "$@"

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import active_learning.__main__ as asking
 import train
@@ -109,7 +110,7 @@ def test_one_that_fails_takes_the_others_with_it(tmp_path: Path) -> None:
 
 
 def test_a_signal_to_torchrun_stops_all_processes_and_the_training_goes_on(
-    tiny: list[str], tmp_path: Path
+    tiny: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [*torchrun, "--nproc_per_node", "2", "train.py", *tiny, "--arm", "dense"]
@@ -127,8 +128,8 @@ def test_a_signal_to_torchrun_stops_all_processes_and_the_training_goes_on(
     last = RunFolder(tmp_path / "runs" / "tiny").checkpoint("dense", 0, "last")
     saved = load_checkpoint(last)["training"]
     assert 1 <= saved["epoch"] < 6
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert f"going on after epoch {saved['epoch']} of 6" in done.stdout
+    # Another number of processes may go on.
+    train.main([*tiny, "--arm", "dense", "--epochs", "6"])
+    assert f"going on after epoch {saved['epoch']} of 6" in capfd.readouterr().out
     epochs = [row["epoch"] for row in read_rows(log, ("epoch",))]
     assert epochs == [str(epoch) for epoch in range(1, 7)]

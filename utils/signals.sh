@@ -37,7 +37,8 @@ run_child() {
     while :; do
         woken=""
         wait "$child" && status=0 || status=$?
-        if [ -z "$woken" ]; then break; fi # a trap ends wait; the child's own status comes later
+        # A signal ends wait; the child's own status comes later.
+        if [ -z "$woken" ] && [ -z "$(jobs -pr)" ]; then break; fi
     done
     child=""
     return "$status"
