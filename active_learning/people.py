@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ def wait_for_answers(config: Config, paths: Sequence[Path]) -> bool:
         return True
     if not config.wait:
         images = len({question.image for question in waiting})
-        command = ["python", "-m", "active_learning.annotate", "--trial", config.trial]
+        command = [sys.executable, "-m", "active_learning.annotate", "--trial", config.trial]
         command += [] if config.runs == Config.runs else ["--runs", config.runs]
         print(
             f"{len(waiting)} questions about {images} images wait for answers: "

@@ -121,8 +121,8 @@ def test_nobody_waits_where_nobody_is_to(config, capsys):
     paths = questions_of(RunFolder(leaves.run_folder))
     assert not wait_for_answers(leaves, paths)
     assert capsys.readouterr().out == (
-        "6 questions about 3 images wait for answers: python -m active_learning.annotate --trial "
-        f"'my t' --runs {config.runs}\n"
+        f"6 questions about 3 images wait for answers: {sys.executable} -m "
+        f"active_learning.annotate --trial 'my t' --runs {config.runs}\n"
     )
     answers = Journal(RunFolder(leaves.run_folder).journal)
     for image in "abc":
