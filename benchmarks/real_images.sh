@@ -3,7 +3,7 @@
 #
 #   benchmarks/real_images.sh DATA_ROOT MOBILENET_WEIGHTS [more flags of gco.sh]
 #
-# DATA_ROOT holds the sets that benchmarks/README.md describes.
+# DATA_ROOT holds the sets that benchmarks/label_efficiency/README.md describes.
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 data="$1" weights="$2"
