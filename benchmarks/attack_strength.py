@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config as settings
-from active_learning.query import pool_maps
+from active_learning.maps import pool_maps
 from datasets.cache import ResizedImages, ResizedMasks
 from models.stored import load_model
 from utils.device import choose_machine

@@ -265,8 +265,8 @@ def _run_child(work: Callable[[], Any], log: Path) -> None:
         sys.stdout = sys.stderr = open(  # noqa: SIM115  to the process's end
             1, "w", encoding="utf-8", errors="replace", closefd=False
         )
-        # Renews torch's thread pool, which a fork leaves broken; threads that each begin with that at
-        # one moment can find none ("Invalid thread pool!").
+        # Renews torch's thread pool, which a fork leaves broken, before threads do it at one
+        # moment, one of which can then find none ("Invalid thread pool!").
         torch.set_num_threads(1)
         try:
             work()

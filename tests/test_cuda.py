@@ -11,7 +11,7 @@ import torch
 import active_learning.__main__ as asking
 import config as settings
 import train
-from active_learning.query import pool_maps
+from active_learning.maps import pool_maps
 from datasets.cache import ResizedImages
 from datasets.points import read_points
 from models.stored import load_model

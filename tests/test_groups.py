@@ -16,7 +16,7 @@ import active_learning.__main__ as asking
 import config as settings
 import test as testing
 import train
-from active_learning.query import Maps, pool_maps
+from active_learning.maps import Maps, pool_maps
 from datasets.cache import ResizedImages
 from datasets.images import read_mask
 from datasets.index import list_set

@@ -16,13 +16,15 @@ import torch
 from PIL import Image
 from torch import nn
 
+import active_learning.maps as looked
 import active_learning.query as query
 import datasets.masks as masks
 from active_learning.__main__ import main
 from active_learning.attacks import ATTACKS, AttackSettings
 from active_learning.diversity import DIVERSITY
 from active_learning.ensembles import neighbour_vote
-from active_learning.query import Pool, answer_round, ask_round, choose_round, pool_maps
+from active_learning.maps import pool_maps
+from active_learning.query import Pool, answer_round, ask_round, choose_round
 from active_learning.selection import grid_pixels
 from active_learning.spending import shares
 from active_learning.uncertainty import ACQUISITIONS
@@ -495,14 +497,14 @@ def test_random_acquisition_neither_attacks_nor_asks_the_ensemble(
         raise AssertionError("not needed to ask at random")
 
     sizes = []
-    predict = query.predict_snapshots
+    predict = looked.predict_snapshots
 
     def spy(models, images):
         sizes.append(len(models))
         return predict(models, images)
 
-    monkeypatch.setattr(query, "predict_snapshots", spy)
-    monkeypatch.setitem(query.ATTACKS, "pgd", fail)
+    monkeypatch.setattr(looked, "predict_snapshots", spy)
+    monkeypatch.setitem(looked.ATTACKS, "pgd", fail)
     config = trial(world, tmp_path, acquisition="random", attack="pgd")
     give_snapshots(world, config, 0)
     assert_answers(world, config, ask_rounds(config, 2))

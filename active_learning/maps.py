@@ -1,0 +1,140 @@
+"""One look at the pool: what the snapshots say of every image, clean and attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from active_learning.attacks import (
+    ATTACKS,
+    AttackSettings,
+    frozen,
+    hard_prediction,
+    image_noise,
+)
+from active_learning.ensembles import neighbour_vote, predict_snapshots
+from active_learning.uncertainty import ACQUISITIONS, random_map
+from config import Config
+from datasets.cache import ResizedImages
+from datasets.groups import images_apart
+from models.group_view import GroupView, view_group
+from models.saliency_net import SaliencyNet
+from utils.device import Machine
+from utils.distributed import shard
+from utils.registry import look_up
+from utils.seeding import seed_for
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What the snapshots say of one image, on the CPU, on the network's size x size grid.
+
+    Attributes:
+        clean: float (S, S), mean saliency of the snapshots after the neighbours' vote.
+        attacked: the same on the attacked image, or None where no attack is made.
+        scores: float (S, S) >= 0, the acquisition function.
+        features: float (C, h, w), decoder features of the newest snapshot.
+    """
+
+    clean: Tensor
+    attacked: Tensor | None
+    scores: Tensor
+    features: Tensor
+
+    def kept(self) -> Maps:
+        """Return the maps on the CPU, without the features."""
+        attacked = None if self.attacked is None else self.attacked.cpu()
+        return Maps(self.clean.cpu(), attacked, self.scores.cpu(), torch.empty(0))
+
+
+def pool_maps(
+    images: ResizedImages,
+    snapshots: Sequence[SaliencyNet],
+    config: Config,
+    machine: Machine,
+    key: str,
+    done: Collection[int] = (),
+) -> Iterator[tuple[int, Maps]]:
+    """Yield place and `Maps` of every image of the pool, group by group where it has groups.
+
+    The attack is made once, on the newest (last) snapshot, and serves them all; its target and the
+    features are of the pass that predicts the clean image, too. An acquisition that
+    looks at no prediction (random) costs neither attack nor ensemble. ``key`` tells the round; with
+    the seed and an image's name it fixes the image's random numbers. Everything is computed in
+    full precision: half of it would turn the signs of small gradients. (A GPU's convolutions are
+    what PyTorch is told to take for it, by itself TF32.)
+
+    A group is never mixed with another. What its images have in common is taken from the clean
+    images of the whole group, attacked or not, so an image's maps depend on its group alone and
+    not on how it was cut into batches. Of several processes each looks at its own share. Groups,
+    and batches of images without groups, all of which are ``done`` are left out.
+    """
+    for group in shard(images_apart(images.samples, config.grouped, config.at_a_time)):
+        if all(index in done for index in group):
+            continue
+        batches = _batches(group, config.at_a_time)
+        views: Sequence[nn.Module] = snapshots
+        if config.grouped or config.binarise != "none":
+            views = [_view(snapshot, images, batches, machine) for snapshot in snapshots]
+        for batch in batches:
+            maps = _batch_maps(images, views, batch, config, machine, key)
+            yield from zip(batch, maps, strict=True)
+
+
+def _view(
+    snapshot: SaliencyNet, images: ResizedImages, batches: Sequence[Sequence[int]], machine: Machine
+) -> GroupView:
+    with frozen(snapshot):
+        pieces = (machine.images(images.batch(batch)) for batch in batches)
+        return view_group(snapshot, pieces, soft=True)
+
+
+def _batches(indices: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _batch_maps(
+    images: ResizedImages,
+    snapshots: Sequence[nn.Module],
+    indices: Sequence[int],
+    config: Config,
+    machine: Machine,
+    key: str,
+) -> Iterator[Maps]:
+    """Yield the `Maps` of some images, see `pool_maps`."""
+    attack = look_up(ATTACKS, config.attack, "attack")
+    acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
+    newest = snapshots[-1]
+    attacks = config.attack != "none" and acquisition.needs_model
+    ensemble = snapshots if acquisition.needs_model else [newest]
+    settings = AttackSettings(
+        eps=config.attack_eps,
+        step=config.attack_step,
+        steps=config.attack_steps,
+        patches=config.attack_patches,
+    )
+    size = images.size
+    pixels = machine.images(images.batch(indices))
+    seeds = [seed_for(config.seed, key, images.samples[i].name) for i in indices]
+    maps, found = predict_snapshots(ensemble, pixels)
+    attacked = chance = None
+    if attacks:
+        noise = image_noise(seeds, (3, size, size)).to(machine.device)
+        moved = attack(newest, pixels, settings, noise, hard_prediction(found.logits))
+        maps = torch.cat([maps, predict_snapshots(ensemble, moved).maps])
+    # One vote for both: the weights depend on the clean image alone.
+    maps = neighbour_vote(maps, pixels, config.vote_kernel, config.vote_sigma)
+    clean = maps[: len(ensemble)]
+    if attacks:
+        attacked = maps[len(ensemble) :]
+    if not acquisition.needs_model:
+        chance = random_map(seeds, size, size).to(machine.device)
+    scores = acquisition(clean, attacked, chance).cpu()
+    mean, features = clean.mean(0).cpu(), found.features.cpu()
+    mean_attacked = None if attacked is None else attacked.mean(0).cpu()
+    for b in range(len(indices)):
+        moved_map = None if mean_attacked is None else mean_attacked[b]
+        yield Maps(mean[b], moved_map, scores[b], features[b])
