@@ -152,11 +152,11 @@ class Teacher:
 
 
 def _gathered(labels: np.ndarray, size: int) -> np.ndarray:
-    """Count the answers (2, S, S) in the cells of a grid of at most S a side."""
+    """Count the answers (2, S, S) in the cells, of a grid of at most S a side, of their centres."""
     side = labels.shape[-1]
     counts = np.zeros((2, size, size), np.int64)
     kind, rows, columns = labels.nonzero()
-    cells = (kind, rows * size // side, columns * size // side)
+    cells = (kind, *((2 * at + 1) * size // (2 * side) for at in (rows, columns)))
     np.add.at(counts, cells, labels[kind, rows, columns])
     return counts
 
