@@ -135,7 +135,8 @@ class Learner:
     def load_learning_state(self, state: dict[str, Any]) -> None:
         """Go on from a `learning_state`, with a network taken that has the weights of `kept`."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where another machine, without half precision, began
+            self.scaler.load_state_dict(state["scaler"])
         if self.adversary:
             self.adversary.network.load_state_dict(state["adversary"]["network"])
             self.adversary.optimizer.load_state_dict(state["adversary"]["optimizer"])

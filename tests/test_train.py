@@ -16,16 +16,18 @@ import active_learning.__main__ as asking
 import active_learning.self_training as self_training
 import config as settings
 import train
+from active_learning.learner import Learner
 from active_learning.self_training import Taught, Teacher
 from datasets.images import read_mask
 from datasets.points import Point, read_points, write_points
 from datasets.round_labels import class_weights
 from datasets.training import Batch
 from losses import objective
-from models import Prediction
+from models import Prediction, build_model
 from models.adversary import Adversary
 from models.saliency_net import NO_PARTS
 from utils.checkpoints import load_checkpoint, save_checkpoint
+from utils.device import Machine
 from utils.errors import UserError
 from utils.run_folder import RunFolder, list_snapshots
 from utils.tables import read_rows
@@ -330,6 +332,24 @@ def test_a_loss_that_is_not_finite_stops_with_advice(
         UserError, match=r"loss is nan.* in epoch 1, batch 1 \(tr_.*last good .*: none yet"
     ):
         train.main(flag(tiny, "arm", "dense"))
+
+
+def test_a_training_goes_on_where_another_machine_has_half_precision(tiny: list[str]) -> None:
+    config = config_of(tiny)
+    learners = []
+    for dtype in (torch.float32, torch.float16):
+        learner = Learner(config, "dense", Machine(torch.device("cpu"), dtype))
+        learner.take(build_model(config.backbone, config.width)[0])
+        learners.append(learner)
+    full, half = learners
+    assert half.scaler.is_enabled()
+    assert not full.scaler.is_enabled()
+    fresh = half.scaler.state_dict()
+    half.load_learning_state(full.learning_state())
+    assert half.scaler.state_dict() == fresh
+    full.load_learning_state(half.learning_state())
+    half.load_learning_state({**half.learning_state(), "scaler": {**fresh, "scale": 4.0}})
+    assert half.scaler.get_scale() == 4
 
 
 def test_train_refuses_a_damaged_set_and_names_the_file(
