@@ -198,7 +198,8 @@ class Config:
         """How many processes a stage is best run by here: one a GPU."""
         from utils.device import process_count
 
-        return process_count(self.device, self.at_a_time)
+        # Rounded down, unlike what is looked at at a time: the smallest part must do for all.
+        return process_count(self.device, self.batch_size // self.accumulate)
 
     @property
     def sample(self) -> bool:

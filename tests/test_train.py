@@ -26,6 +26,7 @@ from losses import objective
 from models import Prediction, build_model
 from models.adversary import Adversary
 from models.saliency_net import NO_PARTS
+from utils import distributed
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.device import Machine
 from utils.errors import UserError
@@ -350,6 +351,19 @@ def test_a_training_goes_on_where_another_machine_has_half_precision(tiny: list[
     full.load_learning_state(half.learning_state())
     half.load_learning_state({**half.learning_state(), "scaler": {**fresh, "scale": 4.0}})
     assert half.scaler.get_scale() == 4
+
+
+def test_no_more_processes_are_started_than_the_smallest_part_of_a_batch_has_images_for(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for batch_size, accumulate, expected in ((16, 1, 4), (7, 2, 1), (8, 2, 2), (9, 4, 1)):
+        more = ["--device", "auto", "--batch_size", str(batch_size)]
+        config = config_of([*tiny, *more, "--accumulate", str(accumulate)])
+        assert config.processes == expected
+        with monkeypatch.context() as patch:
+            patch.setattr(distributed, "world", lambda count=expected: count)
+            train._require_images(config)
 
 
 def test_train_refuses_a_damaged_set_and_names_the_file(
