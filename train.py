@@ -129,6 +129,7 @@ class Trainer(Learner):
             pin_memory=self.machine.device.type == "cuda",
             groups=groups,
         )
+        _require_shares(config, self.sampler.plan.smallest)
         if config.match_classes:
             self.weigh(*class_weights(self.run, arm, round_index))
         self.validation = make_validation(config, self.run, arm, held_out)
@@ -396,6 +397,23 @@ def _require_images(config: Config) -> None:
             f"--batch_size {config.batch_size}: must be at least {least} for {count} processes"
             f"{f' with --accumulate {config.accumulate}' * (config.accumulate > 1)}, two images "
             "each: start fewer"
+        )
+
+
+def _require_shares(config: Config, smallest: int) -> None:
+    """Raise `UserError` where a process, or a part of its share of a batch, would get no image.
+
+    Args:
+        config: the settings.
+        smallest: images that every batch has: few images, or small groups, make them fewer than the
+            settings say.
+    """
+    count = distributed.world()
+    if count > 1 and smallest < count * config.accumulate:
+        parts = f", in {config.accumulate} parts each" * (config.accumulate > 1)
+        raise UserError(
+            f"{config.trainset}: batches may have no more than {smallest} images, too few for "
+            f"{count} processes{parts}: start fewer (--device cuda:0 is one)"
         )
 
 

@@ -95,6 +95,13 @@ class GroupSampler(Sampler):
     def __len__(self) -> int:
         return self.length
 
+    @property
+    def smallest(self) -> int:
+        """Images that every batch has: as many as the two smallest hands of two names."""
+        hands = np.minimum(self.counts, self.hand)
+        first = hands.argmin()
+        return int(hands[first] + hands[self.subjects != self.subjects[first]].min())
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rng = generator_for(self.seed, "groups", self.epoch)
         pairs = self._pairs(rng)

@@ -226,6 +226,11 @@ class EpochSampler(Sampler):
     def __len__(self) -> int:
         return self.length // self.batch_size
 
+    @property
+    def smallest(self) -> int:
+        """Images that every batch has."""
+        return self.batch_size
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = generator_for(self.seed, "order", self.epoch).permutation(self.length)
         # The images of an incomplete last batch are left to other epochs, whose orders differ.

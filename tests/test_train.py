@@ -335,6 +335,20 @@ def test_a_loss_that_is_not_finite_stops_with_advice(
         train.main(flag(tiny, "arm", "dense"))
 
 
+@pytest.mark.parametrize(("accumulate", "processes"), [(1, 5), (2, 2)])
+def test_a_batch_too_small_for_the_processes_is_refused(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, accumulate: int, processes: int
+) -> None:
+    config = config_of(flag(tiny, "accumulate", accumulate))
+    train._require_shares(config, 1)
+    monkeypatch.setattr(distributed, "world", lambda: processes)
+    train._require_shares(config, accumulate * processes)
+    few = accumulate * processes - 1
+    told = rf"SAMPLE-TR: batches may have no more than {few} images, .* for {processes} processes"
+    with pytest.raises(UserError, match=told):
+        train._require_shares(config, few)
+
+
 def test_a_training_goes_on_where_another_machine_has_half_precision(tiny: list[str]) -> None:
     config = config_of(tiny)
     learners = []

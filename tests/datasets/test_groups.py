@@ -73,6 +73,15 @@ def drawn_sets(counts, shared):
     ]
 
 
+def test_the_smallest_batch_is_of_the_two_smallest_hands_of_two_names():
+    counts = {"cat": 2, "dog": 3, "owl": 9, "fox": 9}
+    sampler = GroupSampler(list_groups(samples_of(counts)), 16, 0)
+    sizes = {len(batch) for epoch in range(40) for batch in epoch_of(sampler, epoch)}
+    assert sampler.smallest == min(sizes) == 2 + 3
+    named_alike = GroupSampler(list_groups(samples_of({"Cat": 2, "owl": 9}, {"cat": 3})), 16, 0)
+    assert named_alike.smallest == 2 + 8
+
+
 @settings(deadline=None, max_examples=60)
 @given(group_counts, st.booleans(), st.integers(4, 33), st.integers(0, 9), st.integers(0, 50))
 def test_any_groups_make_good_batches(counts, shared, batch_size, seed, epoch):
@@ -86,7 +95,7 @@ def test_any_groups_make_good_batches(counts, shared, batch_size, seed, epoch):
     members = np.bincount(groups.classes)
     half = batch_size // 2
     for batch in batches:
-        assert len(set(batch)) == len(batch)
+        assert len(set(batch)) == len(batch) >= sampler.smallest
         (one, ones), (other, others) = halves(batch, groups.classes)
         assert groups.names[one][1] != groups.names[other][1]
         assert len(ones) == min(half, members[one])

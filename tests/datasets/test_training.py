@@ -346,7 +346,7 @@ def test_an_epoch_takes_each_image_once(length, batch):
         sampler.epoch = epoch
         batches = list(sampler)
         assert len(batches) == len(sampler) == max(1, length // batch)
-        assert all(len(keys) == min(batch, length) for keys in batches)
+        assert all(len(keys) == min(batch, length) == sampler.smallest for keys in batches)
         keys = [key for keys in batches for key in keys]
         assert {key[0] for key in keys} == {epoch}
         indices = [index for _, index in keys]
