@@ -227,6 +227,7 @@ class Trainer(Learner):
 
         Raises:
             Stopped: a signal has come; all that was done is saved.
+            UserError: no epoch's validation error is a number.
         """
         started = time.monotonic()
         main = distributed.is_main()
@@ -246,6 +247,11 @@ class Trainer(Learner):
                     self.save(error)
                     if distributed.any_of(stop_requested()):
                         raise Stopped
+        if not self.best < math.inf:
+            raise UserError(
+                f"{self.folder}: after no epoch were the maps of the held-out images finite, so "
+                "none can be chosen: set --precision fp32, or lower --lr, in a new trial"
+            )
         summary = {"arm": self.arm, "round": self.round, "epochs": self.epoch}
         return summary | {
             "best_val_MAE": self.best,

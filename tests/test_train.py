@@ -335,6 +335,17 @@ def test_a_loss_that_is_not_finite_stops_with_advice(
         train.main(flag(tiny, "arm", "dense"))
 
 
+def test_maps_that_are_never_finite_are_told_and_the_training_is_not_called_done(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Validation, "error", lambda *_: float("nan"))
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"dense: after no epoch .* --precision fp32"):
+                train.main(flag(tiny, "arm", "dense"))
+    assert not run_of(tiny).trained("dense", 0).exists()
+
+
 @pytest.mark.parametrize(("accumulate", "processes"), [(1, 5), (2, 2)])
 def test_a_batch_too_small_for_the_processes_is_refused(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, accumulate: int, processes: int
