@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from datasets.augment import (
     NONE,
@@ -198,15 +198,22 @@ class TrainingSet(Dataset):
 
 @contextlib.contextmanager
 def loader_faults() -> Iterator[None]:
-    """Tell in one line that a process of the loader was killed, whenever in the block it shows.
+    """Tell in one line what a loader wants of the machine, whenever in the block it shows.
 
     Raises:
-        UserError: one was.
+        UserError: shared memory is full, or a process of the loader was killed.
     """
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "shared memory" in str(error):
+            raise UserError(
+                "/dev/shm: no shared memory is left for decoded images and batches: run the same "
+                "command again with --workers 0 and --cache_mb 0, or with more of it (docker run "
+                "--shm-size 8g; the epochs before are kept)"
+            ) from None
+        # What a process itself raises is a fault of ours, and "Caught ... in DataLoader worker".
+        if "DataLoader worker (pid" not in str(error):
             raise
         raise UserError(
             "a process that prepares batches was killed, most likely for want of memory: run the "
@@ -314,4 +321,11 @@ def _collate(classes: torch.Tensor, items: list[Item]) -> Batch:
     images, labels, numbers, pseudo = zip(*items, strict=True)
     indices = torch.tensor(numbers)
     maps = None if pseudo[0] is None else torch.stack(pseudo)
-    return Batch(torch.stack(images), torch.stack(labels), indices, classes[indices], maps)
+    batch = Batch(torch.stack(images), torch.stack(labels), indices, classes[indices], maps)
+    if get_worker_info() is not None:
+        # Here, where it is raised if there is no more: the thread that hands batches on would drop
+        # this one, and the training would wait for it for ever.
+        for tensor in batch:
+            if tensor is not None:
+                tensor.share_memory_()
+    return batch

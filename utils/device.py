@@ -130,6 +130,8 @@ def _lacks_memory(error: BaseException) -> str | None:
     """Say where memory was lacking; None: it was something else."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "on the GPU"
+    if "unable to allocate shared memory" in str(error):
+        return "in /dev/shm (docker run --shm-size 8g makes it larger)"
     lacks = "DefaultCPUAllocator" in str(error) or isinstance(error, MemoryError)
     return "of the machine" if lacks else None
 

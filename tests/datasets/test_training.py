@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets import cache
+from datasets import cache, training
 from datasets.augment import NONE, Augmentation, resize_map
 from datasets.cache import ResizedImages, ResizedMasks, native_sizes
 from datasets.groups import list_groups
@@ -18,10 +18,12 @@ from datasets.training import (
     MaskLabels,
     PointLabels,
     TrainingSet,
+    loader_faults,
     make_loader,
     sample_grid,
 )
 from utils.cores import core_count
+from utils.errors import UserError
 from utils.stopping import Stopped
 
 SIZE = 48
@@ -123,6 +125,46 @@ def test_workers_change_nothing(images, labels):
     assert alone[0].labels.shape == (3, 2, SIZE, SIZE)
     assert alone[0].indices.dtype == torch.int64
     assert {b.indices.tolist()[0] for b in alone[:2]} != {b.indices.tolist()[0] for b in alone[2:]}
+
+
+def test_a_loader_process_shares_its_batches_itself(images, labels, monkeypatch):
+    """Where a lack of shared memory is raised; the thread behind it would wait for ever."""
+    dataset = TrainingSet(images, labels, NONE, 1, torch.zeros(8, 4, 4, dtype=torch.uint8))
+    for within in (True, False):
+        monkeypatch.setattr(training, "get_worker_info", lambda at=within: at or None)
+        (batch, *_) = make_loader(dataset, 3, 1, 0, pin_memory=False)[0]
+        tensors = [tensor for tensor in batch if tensor is not None]
+        assert len(tensors) == 5
+        assert all(tensor.is_shared() == within for tensor in tensors)
+
+
+FULL = "unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)"
+CAUGHT = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback ...:\n"
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "was killed, .*--workers"),
+        ("DataLoader worker (pid(s) 7) exited unexpectedly", "was killed, .*--workers"),
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+            "dataloader's workers are out of shared memory.",
+            "/dev/shm: .*--shm-size",
+        ),
+        (FULL, "/dev/shm: .*--shm-size"),
+        (CAUGHT + FULL, "/dev/shm: .*--shm-size"),
+    ],
+)
+def test_what_a_loader_wants_of_the_machine_is_told_in_a_line(told, expected):
+    with pytest.raises(UserError, match=expected), loader_faults():
+        raise RuntimeError(told)
+
+
+def test_a_defect_in_a_loader_process_is_not_taken_for_a_want_of_memory():
+    told = CAUGHT + "stack expects each tensor to be equal size"
+    with pytest.raises(RuntimeError, match="equal size"), loader_faults():
+        raise RuntimeError(told)
 
 
 def test_without_groups_a_batch_is_one_group(images, labels):

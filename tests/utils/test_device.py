@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.device import choose_machine, worker_count
+from utils.device import choose_machine, memory_advice, worker_count
 from utils.errors import UserError
 
 
@@ -31,3 +31,12 @@ def test_on_a_processor_no_loader_process_is_chosen():
     machine = choose_machine("cpu", "auto")
     assert worker_count(-1, machine) == 0
     assert worker_count(3, machine) == 3
+
+
+def test_full_shared_memory_is_told_with_what_to_change():
+    full = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device"
+    with (
+        pytest.raises(UserError, match=r"memory in /dev/shm .*, decoding: give --cache_mb 5"),
+        memory_advice("decoding", ["--cache_mb 5"]),
+    ):
+        raise RuntimeError(full)
