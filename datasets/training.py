@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby, islice, pairwise
 from typing import NamedTuple, Protocol
@@ -314,7 +316,18 @@ def make_loader(
         # Its own: else how often it draws from the global one would depend on the workers.
         generator=torch.Generator().manual_seed(seed),
     )
+    atexit.register(_end_workers, weakref.ref(loader))
     return loader, sampler
+
+
+def _end_workers(loader: Callable[[], DataLoader | None]) -> None:
+    """End a loader's processes at exit, where an error's traceback still holds the loader.
+
+    Python would end them by SIGTERM, which they leave to this process, and wait for ever.
+    """
+    iterator = getattr(loader(), "_iterator", None)
+    if hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
 
 
 def _collate(classes: torch.Tensor, items: list[Item]) -> Batch:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +34,8 @@ from utils.device import Machine
 from utils.errors import UserError
 from utils.run_folder import RunFolder, list_snapshots
 from utils.tables import read_rows
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def flag(flags: list[str], name: str, value: object) -> list[str]:
@@ -333,6 +337,18 @@ def test_a_loss_that_is_not_finite_stops_with_advice(
         UserError, match=r"loss is nan.* in epoch 1, batch 1 \(tr_.*last good .*: none yet"
     ):
         train.main(flag(tiny, "arm", "dense"))
+
+
+def test_a_training_that_fails_ends_its_loader_processes_and_itself(tiny: list[str]) -> None:
+    command = [sys.executable, "train.py", *tiny, "--arm", "dense", "--workers", "1"]
+    command += ["--lr", "1e30", "--clip", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            told = process.communicate(timeout=100)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 2
+    assert "lower --lr" in told.splitlines()[-1]
 
 
 def test_maps_that_are_never_finite_are_told_and_the_training_is_not_called_done(
