@@ -472,6 +472,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings.check_names(config)
     if not 0 <= args.round < config.rounds:
         raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
+    if args.arm == "random" and args.round == 0:
+        args.arm = "points"  # which share it, and whose further members it may have to train
     run = RunFolder(config.run_folder)
     done: Path = run.trained(args.arm, args.round)
     best = run.checkpoint(args.arm, args.round, "best")

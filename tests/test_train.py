@@ -273,6 +273,12 @@ def test_a_finished_training_is_left_alone(tiny: list[str]) -> None:
     assert last.stat().st_mtime_ns == before
 
 
+def test_the_round_that_both_arms_share_is_that_of_the_points(tiny: list[str]) -> None:
+    asking.main(flag(tiny, "arm", "random"))
+    train.main(flag(tiny, "arm", "random"))
+    assert load_checkpoint(run_of(tiny).checkpoint("points", 0, "best"))["arm"] == "points"
+
+
 def test_snapshots_and_best_are_kept(tiny: list[str]) -> None:
     train.main(flag(tiny, "arm", "dense"))
     run = run_of(tiny)
