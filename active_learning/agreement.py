@@ -42,7 +42,7 @@ def agree(maps: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """
     grid = features.shape[-2:]
     logits = maps.float().clamp(_EDGE, 1 - _EDGE).logit()
-    answers = functional.adaptive_avg_pool2d(labels.float(), grid)
+    answers = gathered(labels, grid)
     votes = (answers[:, 1] - answers[:, 0]).flatten(1)
     told = _at_answers(logits, labels, grid).flatten(1)
     count = max(1, int((votes != 0).sum(1).max()))
@@ -64,11 +64,23 @@ def agree(maps: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     return (logits + change[:, 0]).sigmoid()
 
 
+def gathered(values: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Sum (..., H, W) over the cells, float32 (..., h, w), in which the pixels' centres lie."""
+    sides = zip(values.shape[-2:], grid, strict=True)
+    rows, columns = (_cells(side, count, values.device) for side, count in sides)
+    return rows.T @ values.float() @ columns
+
+
+def _cells(side: int, count: int, device: torch.device) -> Tensor:
+    """Return (side, count), 1 where a line's centre lies in one of ``count`` cells, else 0."""
+    cells = (2 * torch.arange(side, device=device) + 1) * count // (2 * side)
+    return functional.one_hot(cells, count).float()
+
+
 def _at_answers(logits: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return the mean logit (B, h, w) of each cell's answered pixels, 0 where there are none."""
     answered = labels.sum(1).float()
-    pooled = functional.adaptive_avg_pool2d(torch.stack([logits * answered, answered], 1), grid)
-    return pooled[:, 0] / pooled[:, 1].clamp_min(torch.finfo(torch.float32).tiny)
+    return gathered(logits * answered, grid) / gathered(answered, grid).clamp_min(1)
 
 
 def _places(grid: tuple[int, int], device: torch.device) -> Tensor:

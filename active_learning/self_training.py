@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from active_learning.agreement import agree
+from active_learning.agreement import agree, gathered
 from datasets.augment import resize
 from datasets.cache import ResizedImages
 from datasets.training import Labels
@@ -144,21 +144,11 @@ class Teacher:
     def _keep(self, index: int, prob: np.ndarray, labels: np.ndarray) -> None:
         prob = resize(prob, self.size)
         if self.how.cut:
-            image, labels = resize(self.images[index], self.size), _gathered(labels, self.size)
-            made = cut(image, prob, labels, seed=index)
+            answers = gathered(torch.from_numpy(labels), (self.size, self.size)).numpy()
+            made = cut(resize(self.images[index], self.size), prob, answers, seed=index)
         else:
             made = np.uint8(255) * (prob > 0.5)
         self.maps[index] = torch.from_numpy(made)
-
-
-def _gathered(labels: np.ndarray, size: int) -> np.ndarray:
-    """Count the answers (2, S, S) in the cells, of a grid of at most S a side, of their centres."""
-    side = labels.shape[-1]
-    counts = np.zeros((2, size, size), np.int64)
-    kind, rows, columns = labels.nonzero()
-    cells = (kind, *((2 * at + 1) * size // (2 * side) for at in (rows, columns)))
-    np.add.at(counts, cells, labels[kind, rows, columns])
-    return counts
 
 
 def cut(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
@@ -170,7 +160,7 @@ def cut(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> n
     Args:
         image: uint8 (S, S, 3), RGB.
         prob: float (S, S), saliency in [0, 1].
-        labels: whole numbers (2, S, S), background and foreground answers at each pixel.
+        labels: counts (2, S, S), of background and foreground answers at each pixel.
         seed: of the colour models' clustering.
 
     Returns:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from active_learning.agreement import CERTAINTY, LIKENESS, NEARNESS, NOISE, agree
+from active_learning.agreement import CERTAINTY, LIKENESS, NEARNESS, NOISE, agree, gathered
+from datasets.augment import resize
 
 SIDE = 4
 
@@ -132,3 +133,27 @@ def test_any_map_stays_a_map(seed: int, count: int, flat: float | None) -> None:
     assert found.dtype == torch.float32
     assert found.shape == maps.shape
     assert ((found >= 0) & (found <= 1)).all()
+
+
+@pytest.mark.parametrize("side", [32, 28, 24, 17, 16])
+def test_an_answer_goes_into_the_cell_that_most_of_its_pixel_lies_in(side: int) -> None:
+    """Into that alone, whole; by a tie into either."""
+    for at in range(side):
+        pixel = torch.zeros(2, side, side)
+        pixel[1, at, side - 1 - at] = 1
+        found = gathered(pixel.byte(), (16, 16))
+        assert found[0].sum() == 0
+        assert found[1].sum() == found[1].max() == 1
+        shares = resize(pixel[1].numpy(), 16)
+        assert shares[found[1] == 1] == pytest.approx(shares.max())
+
+
+def test_an_answer_weighs_the_same_wherever_it_lies_on_the_grid() -> None:
+    """The network of enlarged images has cells that are no whole number of the labels' pixels."""
+    maps = torch.full((24, 24, 24), 0.5)
+    labels = torch.zeros(24, 2, 24, 24)
+    for at in range(24):
+        labels[at, 1, at, at] = 1
+    features = torch.ones(24, 3, 15, 15)
+    changes = agree(maps, features, labels).flatten(1).max(1).values
+    assert changes.max() - changes.min() < 2e-3

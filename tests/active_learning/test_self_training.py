@@ -13,7 +13,7 @@ import active_learning.self_training as self_training
 from active_learning.agreement import agree
 from active_learning.self_training import LEAST, SURE, Taught, Teacher, cut
 from config import Config, to_dict
-from datasets.augment import NONE, resize
+from datasets.augment import NONE
 from datasets.cache import ResizedImages
 from datasets.index import list_set
 from datasets.training import PointLabels, TrainingSet
@@ -152,20 +152,6 @@ def test_large_images_are_cut_small_and_grown_again(
         assert (labels[1, 0, 15], labels[0, 15, 0], labels.sum()) == (1, 1, 2)
     dataset = TrainingSet(images, teacher.labels, NONE, 0, teacher.maps)
     assert torch.equal(dataset[0, 0].pseudo, torch.arange(SIZE)[:, None].expand(-1, SIZE) < 16)
-
-
-@pytest.mark.parametrize("side", [32, 28, 24, 17, 16])
-def test_answers_go_where_their_pixels_go_when_images_are_cut_small(side: int) -> None:
-    """An answer's cell is the one that most of its pixel becomes a part of, alone or by a tie."""
-    for at in range(side):
-        pixel = np.zeros((side, side), np.float32)
-        labels = np.zeros((2, side, side), np.uint8)
-        pixel[at, side - 1 - at] = labels[1, at, side - 1 - at] = 1
-        found = self_training._gathered(labels, 16)
-        assert found[0].sum() == 0
-        assert found[1].sum() == 1
-        shares = resize(pixel, 16)
-        assert shares[found[1] == 1] == pytest.approx(shares.max())
 
 
 def disc(radius: float) -> np.ndarray:
