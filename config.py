@@ -110,7 +110,7 @@ class Config:
         {"bce": 1.0, "iou": 1.0, "ssim": 0.5}, "losses and weights for dense masks"
     )
     losses_points: Weights = knob(
-        {"bce": 1.0, "iou": 1.0, "coherence": 0.3}, "losses and weights for points"
+        {"bce": 0.3, "iou": 0.3, "coherence": 0.1}, "losses and weights for points"
     )
     losses_pseudo: Weights = knob(
         {"bce": 1.0, "iou": 1.0, "ssim": 0.5},

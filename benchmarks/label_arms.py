@@ -101,14 +101,18 @@ ARMS: dict[str, Arm] = {
     "rounds_1": Arm("ten points at once, random as every first round is", _budget(10, 1)),
     **{f"rounds_{n}": Arm(f"ten points in {n} rounds", _budget(10, n)) for n in (2, 5, 10)},
     # Losses on the points
-    "loss_bce": Arm("cross-entropy alone", {"losses_points": {"bce": 1.0}}),
-    "loss_iou": Arm("... and soft IoU", {"losses_points": {"bce": 1.0, "iou": 1.0}}),
+    "loss_bce": Arm("cross-entropy alone", {"losses_points": {"bce": 0.3}}),
+    "loss_iou": Arm("... and soft IoU", {"losses_points": {"bce": 0.3, "iou": 0.3}}),
     "loss_coherence": Arm(
-        "... and coherence", {"losses_points": {"bce": 1.0, "iou": 1.0, "coherence": 0.3}}
+        "... and coherence", {"losses_points": {"bce": 0.3, "iou": 0.3, "coherence": 0.1}}
     ),
     "loss_consistency": Arm(
         "... and consistency",
-        {"losses_points": {"bce": 1.0, "iou": 1.0, "coherence": 0.3, "consistency": 1.0}},
+        {"losses_points": {"bce": 0.3, "iou": 0.3, "coherence": 0.1, "consistency": 0.3}},
+    ),
+    "loss_heavy": Arm(
+        "as heavy as those on pseudo labels",
+        {"losses_points": {"bce": 1.0, "iou": 1.0, "coherence": 0.3}},
     ),
     "no_match": Arm("classes weighted as they were asked", {"match_classes": False}),
     # Pseudo labels without one of their parts, and none at all
