@@ -24,6 +24,7 @@ from active_learning.people import Unanswered, wait_for_answers
 from active_learning.query import Pool, answer_round, choose_round
 from config import Config
 from datasets.checked import require_checked
+from models import require_weights
 from utils.distributed import barrier, is_main, world
 from utils.errors import UserError
 from utils.locks import held
@@ -65,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 # A person takes longer than processes wait for each other.
                 print("the questions are chosen: run this in one process to have them answered")
                 return 0
+            if args.round == 0:
+                # It is now that weights which cannot be had are to be told, not after an hour.
+                require_weights(config.backbone, config.backbone_weights)
             if not _answered_by_people(config, run, args.arm, args.round):
                 return EXIT_WAITING
         answered = answer_round(pool, args.arm, args.round)

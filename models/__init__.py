@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from models.backbones import BACKBONES, WeightReport, load_weights
+from models.backbones import BACKBONES, WeightReport, load_weights, require_weights
 from models.saliency_net import NO_PARTS, Parts, Prediction, SaliencyNet
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "WeightReport",
     "build_model",
     "load_weights",
+    "require_weights",
 ]
 
 

@@ -209,6 +209,17 @@ def load_weights(encoder: Encoder, source: str | os.PathLike[str], backbone: str
     return _copy_weights(encoder, state, source, backbone)
 
 
+def require_weights(backbone: str, source: str | os.PathLike[str]) -> None:
+    """Fetch and try pretrained weights that are wanted later; no random number is used up.
+
+    Raises:
+        UserError: as for `load_weights`.
+    """
+    if os.fspath(source) != "none":
+        with torch.random.fork_rng(devices=[]):
+            load_weights(build_encoder(backbone), source, backbone)
+
+
 def _download(backbone: str) -> dict[str, Tensor]:
     weights = _torchvision().get_model_weights(backbone).DEFAULT
     remedy = (

@@ -221,6 +221,18 @@ def answer_by_masks(run, samples):
         own.append(said("bf"[int(label)], asked.x, "ann", asked.image, asked.y, 0.5))
 
 
+def test_weights_that_cannot_be_had_are_told_before_anyone_answers(
+    sample_root, tmp_path, server, capsys
+):
+    flags = command(sample_root, tmp_path, "--oracle", "human", "--no_wait")
+    with pytest.raises(UserError, match=r"lost\.pth: no such file"):
+        asking.main([*flags, "--backbone_weights", str(tmp_path / "lost.pth")])
+    assert "wait for answers" not in capsys.readouterr().out
+    assert asking.main(flags) == EXIT_WAITING
+    assert "wait for answers" in capsys.readouterr().out
+    assert server.calls == []
+
+
 def test_the_stage_asks_people_and_gets_what_masks_say(sample_root, tmp_path, server, capsys):
     samples = list_sets(sample_root, "SAMPLE-TR")
     flags = command(sample_root, tmp_path, "--oracle", "human")
