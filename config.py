@@ -15,6 +15,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -306,6 +307,12 @@ FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random"
 FREE |= {"wait", "answer_seconds"}
 """Fields that may change while a trial runs: they touch neither points nor weights."""
 
+UNTIL_TRAINED = {"backbone_weights"}
+"""Fields that may change until a training has begun: the first round's questions know nothing of
+them, and people may have answered those before it is seen that weights cannot be had."""
+
+LEAST_PICTURES = 3
+
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 TYPES = get_type_hints(Config)
 
@@ -436,23 +443,31 @@ def resolve(flags: dict[str, Any]) -> Config:
         sample = root in ("", SAMPLE["data_root"])
         human = flags.get("oracle") == "human"
         config = Config(**{**_start(flags.get("preset", ""), sample, human), **flags})
-        if not config.trainset:
-            raise UserError(
-                "--trainset is missing: name the sets in <data_root>/images to train on"
-            )
+        _require_trainset(config)
         return config
     saved = from_dict(read_json(path), str(path))
     # The folder of runs may have been moved since: it is where this file was found.
     human = flags.get("oracle", saved.oracle) == "human"
-    follow = _changed_start(saved, flags.get("preset", saved.preset), human)
+    sample = flags.get("data_root", saved.data_root) in ("", SAMPLE["data_root"])
+    follow = _changed_start(saved, flags.get("preset", saved.preset), sample, human)
     config = dataclasses.replace(saved, **{"runs": defaults.runs, **follow, **flags})
+    _require_trainset(config)
+    run = RunFolder(path.parent)
     changed = _told(saved, config)
-    if changed and _has_begun(path.parent):
+    if changed and not _has_trained(run):
+        changed = _told(saved, config, FREE | UNTIL_TRAINED)
+    if changed and _has_begun(run):
+        losing = ", with what people answered," if run.journal.exists() else ""
         raise UserError(
             f"{path}: the trial began with other settings ({changed}): give the trial another "
-            "name, or delete its folder to begin anew"
+            f"name, or delete its folder{losing} to begin anew"
         )
     return config
+
+
+def _require_trainset(config: Config) -> None:
+    if not config.trainset:
+        raise UserError("--trainset is missing: name the sets in <data_root>/images to train on")
 
 
 def require_same(config: Config, trained_with: dict[str, Any], checkpoint: Path) -> None:
@@ -469,9 +484,9 @@ def require_same(config: Config, trained_with: dict[str, Any], checkpoint: Path)
         )
 
 
-def _told(old: Config, new: Config) -> str:
-    """Tell the fields that differ and may not change while a trial runs; empty: none."""
-    changed = {k: v for k, v in differences(old, new).items() if k not in FREE}
+def _told(old: Config, new: Config, free: AbstractSet[str] = FREE) -> str:
+    """Tell the fields that differ and may not change any more; empty: none."""
+    changed = {k: v for k, v in differences(old, new).items() if k not in free}
     return ", ".join(f"{name} {before} -> {after}" for name, (before, after) in changed.items())
 
 
@@ -484,10 +499,10 @@ def _start(preset: str, sample: bool, human: bool) -> dict[str, Any]:
     return chosen | (SAMPLE_GROUPS if sample and chosen.get("grouped") else {})
 
 
-def _changed_start(saved: Config, preset: str, human: bool) -> dict[str, Any]:
-    """Return what another preset or oracle changes in a trial, but for what was chosen apart."""
+def _changed_start(saved: Config, preset: str, sample: bool, human: bool) -> dict[str, Any]:
+    """Return what other data, preset or oracle change in a trial, but for what was chosen apart."""
     before = _start(saved.preset, saved.sample, saved.oracle == "human")
-    starts = (before, _start(preset, saved.sample, human))
+    starts = (before, _start(preset, sample, human))
     old, new = ({**to_dict(Config()), **start} for start in starts)
     return {f: new[f] for f in FIELDS if new[f] != old[f] and getattr(saved, f) == old[f]}
 
@@ -503,11 +518,18 @@ def _check_begins(flags: dict[str, Any], path: Path) -> None:
         )
 
 
-def _has_begun(run_folder: Path) -> bool:
+def _has_begun(run: RunFolder) -> bool:
     """Whether a stage is at work on the trial, or has left anything in its folder."""
-    run = RunFolder(run_folder)
-    busy = any(in_use(run.lock(what)) for what in LOCKS)
-    return busy or any(entry.is_dir() for entry in run_folder.iterdir())
+    return _is_busy(run) or any(entry.is_dir() for entry in run.root.iterdir())
+
+
+def _has_trained(run: RunFolder) -> bool:
+    """Whether a stage is at work on the trial, or a training has left weights."""
+    return _is_busy(run) or any(run.root.glob("*/checkpoints/last.pth"))
+
+
+def _is_busy(run: RunFolder) -> bool:
+    return any(in_use(run.lock(what)) for what in LOCKS)
 
 
 def parse(
@@ -564,6 +586,11 @@ def _check_sets(config: Config) -> None:
     from datasets.index import list_set, list_sets, split_set_names
 
     samples = list_sets(config.data_root, config.trainset)
+    if len(samples) < LEAST_PICTURES:
+        raise UserError(
+            f"{config.trainset}: {len(samples)} image{'s'[: len(samples) != 1]}: at least "
+            f"{LEAST_PICTURES} are needed, 2 to train on and 1 to validate: put more there"
+        )
     if config.grouped:
         from datasets.groups import list_groups, require_two_groups
 

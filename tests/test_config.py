@@ -30,6 +30,9 @@ from config import (
 )
 from utils.cli import parse_weights
 from utils.errors import UserError
+from utils.files import write_text
+from utils.locks import held
+from utils.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -172,6 +175,11 @@ def begin(runs, *flags):
     save(found)
     (found.run_folder / "round_00").mkdir()
     return found
+
+
+def trained(config):
+    """Leave what a training leaves."""
+    write_text(RunFolder(config.run_folder).checkpoint("points", 0, "last"), "")
 
 
 def refused(argv, match):
@@ -482,6 +490,51 @@ def test_settings_may_change_until_a_stage_has_left_something(runs):
     assert parse(["--runs", str(runs), "--lr", "0.5"], "")[0].lr == 0.5
 
 
+def test_weights_that_cannot_be_had_may_be_changed_until_a_training_has_begun(runs):
+    found = begin(runs)
+    run = RunFolder(found.run_folder)
+    argv = ["--runs", str(runs), "--backbone_weights", "other.pth"]
+    assert parse(argv, "")[0].backbone_weights == "other.pth"
+    refused([*argv, "--lr", "0.5"], r"other settings \(lr 0\.001 -> 0\.5\): give the trial")
+    with held(run.lock("points"), "the points arm"):
+        refused(argv, "backbone_weights none -> other.pth")
+    trained(found)
+    refused(argv, "backbone_weights none -> other.pth")
+
+
+def test_who_is_told_to_delete_a_trial_is_told_of_its_answers(runs):
+    run = RunFolder(begin(runs).run_folder)
+    argv = ["--runs", str(runs), "--lr", "0.5"]
+    refused(argv, "delete its folder to begin")
+    write_text(run.journal, "")
+    refused(argv, "delete its folder, with what people answered, to begin")
+
+
+def test_a_trial_begun_on_the_sample_by_mistake_is_not_left_with_its_settings(runs):
+    # --data_root was forgotten: the sample's settings are saved, and then nothing is found there.
+    save(parse(["--runs", str(runs), "--trainset", "MINE", "--size", "96"], "")[0])
+    data = ["--runs", str(runs), "--data_root", "mine"]
+    found, _ = parse(data, "")
+    assert (found.trainset, found.size) == ("MINE", 96)
+    wanted = Config(runs=str(runs), data_root="mine", trainset="MINE", size=96)
+    assert found == wanted
+    save(parse(["--runs", str(runs), "--trainset", "SAMPLE-TR"], "")[0])
+    refused(data, "--trainset is missing")
+
+
+def test_too_few_pictures_are_told_before_anything_is_asked(runs, tmp_path):
+    folder = tmp_path / "data" / "images" / "MINE"
+    folder.mkdir(parents=True)
+    argv = ["--runs", str(runs), "--data_root", str(tmp_path / "data"), "--trainset", "MINE"]
+    for name, told in (("a", "1 image: at least 3"), ("b", "2 images: at least 3"), ("c", None)):
+        (folder / f"{name}.png").write_bytes(b"")
+        if told is None:
+            assert settings.main([*argv, "--save"]) == 0
+        else:
+            with pytest.raises(UserError, match=f"MINE: {told} are needed"):
+                settings.main([*argv, "--save"])
+
+
 def test_a_misspelt_trial_is_not_begun(runs):
     begin(runs, "--trial", "mine")
     refused(["--runs", str(runs), "--trial", "mnie"], r"no trial 'mnie' .* did you mean 'mine'\?")
@@ -497,6 +550,7 @@ def test_the_sample_settings_hold_where_the_sample_data_are_named(runs):
 @pytest.mark.parametrize("name", sorted(set(FIELDS) - FREE - {"trial"}))
 def test_a_changed_flag_is_refused_with_old_and_new(name, runs):
     old = begin(runs, *needs_of(name))
+    trained(old)
     argv, value = flags_of(name, old)
     told = rf"config\.json: .*{name} {re.escape(str(getattr(old, name)))} -> "
     refused(["--runs", str(runs), *argv], told + re.escape(str(value)))
