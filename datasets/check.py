@@ -22,10 +22,12 @@ from datasets.index import (
     IMAGES_FOLDER,
     MASKS_FOLDER,
     Sample,
-    list_set,
+    find_set,
     set_names,
+    sharing_masks,
     split_set_names,
 )
+from datasets.passed_over import pictures_beside_sets, unread_pictures
 from utils.cli import Parser
 from utils.cores import core_count
 from utils.errors import UserError, closest, run_script
@@ -156,7 +158,7 @@ def _parts(
 
 def _check_parts(root: Path, parts: list[_Part], progress: bool) -> tuple[list[Fault], int]:
     """Return the faults of the sets, and how many images were looked at."""
-    faults: list[Fault] = []
+    faults = pictures_beside_sets(root)
     jobs: list[tuple[Sample, bool]] = []
     for part in parts:
         found, some_jobs = _check_folders(root, part)
@@ -194,9 +196,13 @@ def _check_folders(root: Path, part: _Part) -> tuple[list[Fault], list[tuple[Sam
         problem = "both trained on and tested on"
         faults.append(Fault(WARNING, folder, problem, "test on another set"))
     try:
-        samples = list_set(root, part.set)
+        faults += unread_pictures(root, part.set)
+        samples = find_set(root, part.set)
     except UserError as error:
         return [*faults, fault_of(error, root, root / folder)], []
+    for sample, other in sharing_masks(samples):
+        problem = f"would share the mask {sample.mask.name} with {other.name}"
+        faults.append(Fault(ERROR, _image_file(sample), problem, "rename or remove one"))
     faults += check_groups(part.set, samples)
     without_masks = [(sample, False) for sample in samples]
     if not part.masks:

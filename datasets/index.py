@@ -47,8 +47,24 @@ def list_set(data_root: str | os.PathLike[str], set_name: str) -> list[Sample]:
     not looked at.
 
     Raises:
-        UserError: the root or the set is missing, the set has no image, or two images would
-            share a mask.
+        UserError: as for `find_set`; or two images would share a mask.
+    """
+    samples = find_set(data_root, set_name)
+    if shared := sharing_masks(samples):
+        one, other = shared[0]
+        more = f" (and so would {len(shared) - 1} more)" if len(shared) > 1 else ""
+        raise UserError(
+            f"{Path(data_root) / IMAGES_FOLDER / set_name}: {other.name} and {one.name} would "
+            f"share the mask {one.mask.name}{more}: rename or remove one"
+        )
+    return samples
+
+
+def find_set(data_root: str | os.PathLike[str], set_name: str) -> list[Sample]:
+    """List the images of one set as `list_set` does, though two of them would share a mask.
+
+    Raises:
+        UserError: the root or the set is missing, or the set has no image.
     """
     root = Path(data_root)
     known = set_names(root)
@@ -68,15 +84,14 @@ def list_set(data_root: str | os.PathLike[str], set_name: str) -> list[Sample]:
             f"{folder}: no images in it or in its group folders: put files ending in "
             f"{', '.join(sorted(EXTENSIONS))} there"
         )
-    by_mask: dict[Path, Sample] = {}
-    for sample in samples:
-        other = by_mask.setdefault(sample.mask, sample)
-        if other is not sample:
-            raise UserError(
-                f"{folder}: {other.name} and {sample.name} would share the mask "
-                f"{sample.mask.name}: rename or remove one"
-            )
     return samples
+
+
+def sharing_masks(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
+    """Return each image whose mask, and map, would be an earlier image's, with that one."""
+    by_mask: dict[Path, Sample] = {}
+    pairs = ((sample, by_mask.setdefault(sample.mask, sample)) for sample in samples)
+    return [(sample, other) for sample, other in pairs if other is not sample]
 
 
 def list_sets(data_root: str | os.PathLike[str], set_names_joined: str) -> list[Sample]:
@@ -130,7 +145,7 @@ def set_names(data_root: str | os.PathLike[str]) -> list[str]:
             f"{folder}: no such folder: --data_root must hold {IMAGES_FOLDER}/<SET>/ and "
             f"{MASKS_FOLDER}/<SET>/"
         )
-    return sorted(entry.name for entry in _entries(folder) if entry.is_dir())
+    return sorted(entry.name for entry in entries_of(folder) if entry.is_dir())
 
 
 def split_train_validation(
@@ -197,7 +212,7 @@ def _place(seed: int, name: str) -> float:
     return (int.from_bytes(digest[:8], "big") >> 11) / 2.0**53
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries_of(folder: Path) -> list[os.DirEntry[str]]:
     """Return what is in a folder, without hidden entries and archive leftovers."""
     try:
         with os.scandir(folder) as entries:
@@ -215,11 +230,11 @@ def image_names(folder: Path, extensions: Collection[str] = EXTENSIONS) -> list[
         UserError: a folder cannot be listed.
     """
     names = []
-    for entry in _entries(folder):
+    for entry in entries_of(folder):
         if entry.is_dir():
             names += [
                 f"{entry.name}/{inner.name}"
-                for inner in _entries(folder / entry.name)
+                for inner in entries_of(folder / entry.name)
                 if _is_file_of(extensions, inner)
             ]
         elif _is_file_of(extensions, entry):

@@ -249,16 +249,53 @@ def test_same_name_in_two_training_sets(root):
     assert check_data(root, None, "TR+MORE", progress=False) == []
 
 
-def test_set_that_cannot_be_listed(root):
-    put(root / "images" / "TR" / "ü.jpg", picture(1))
+def test_images_that_share_a_mask_hide_no_other_fault(root):
+    for name in ("a b.jpg", "ü.JPG"):
+        put(root / "images" / "TR" / name, picture(len(name)), format="JPEG")
+    (root / "images" / "TR" / "cut.png").write_bytes(b"")
+    put(root / "gts" / "TR" / "cut.png", MASK)
+    faults = check_data(root, progress=False)
+    assert [(fault.severity, fault.file) for fault in faults] == [
+        ("error", "images/TR/a b.png"),
+        ("error", "images/TR/ü.png"),
+        ("error", "images/TR/cut.png"),
+    ]
+    assert faults[0].problem == "would share the mask a b.png with a b.jpg"
+
+
+@pytest.mark.parametrize("train_masks", [True, False])
+def test_pictures_that_are_passed_over_are_told(root, train_masks):
+    for name in ("b.HEIC", "a.heic", "sub/c.gif", "notes.txt", ".DS_Store", "Thumbs.db", ".x.gif"):
+        path = root / "images" / "TR" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    fault = only_fault(root, "TR", "TE", train_masks=train_masks)
+    assert (fault.severity, fault.file) == ("warning", "images/TR")
+    assert fault.problem == "a.heic and 2 more passed over, since .HEIC, .gif, .heic is not read"
+
+
+def test_pictures_two_folders_down_are_told(root):
+    for name in ("TE/g/deep/1.png", "TE/g/empty/read.me", "TE/h/deep/2.HEIC"):
+        (root / "images" / name).parent.mkdir()
+        (root / "images" / name).write_bytes(b"")
     fault = only_fault(root)
-    assert (fault.severity, fault.file) == ("error", "images/TR")
-    assert "ü.jpg" in fault.problem
+    assert (fault.severity, fault.file) == ("warning", "images/TE")
+    assert fault.problem == "the pictures in g/deep and 1 more are passed over, two folders down"
+
+
+def test_pictures_beside_the_sets_are_told(root):
+    for name in ("2.jpg", "1.jpg", "list.txt"):
+        (root / "images" / name).write_bytes(b"")
+    fault = only_fault(root, "TR")
+    assert (fault.severity, fault.file) == ("warning", "images")
+    assert fault.problem == "1.jpg and 1 more passed over, in no set"
+
+
+def test_set_that_cannot_be_listed(root):
     (root / "images" / "EMPTY").mkdir()
-    assert {fault.file for fault in check_data(root, progress=False)} == {
-        "images/TR",
-        "images/EMPTY",
-    }
+    fault = only_fault(root)
+    assert (fault.severity, fault.file) == ("error", "images/EMPTY")
+    assert fault.problem.startswith("no images in it")
 
 
 def test_masks_folder_missing(root):

@@ -105,6 +105,15 @@ def test_two_images_with_one_mask(tmp_path, names):
         list_set(tmp_path, "S")
 
 
+def test_all_images_with_one_mask_are_counted(tmp_path):
+    tree(
+        tmp_path, *(f"S/{name}" for name in ("1.jpg", "1.png", "1.tif", "2.jpg", "2.png", "3.png"))
+    )
+    told = r"1\.jpg and 1\.png would share the mask 1\.png \(and so would 2 more\)"
+    with pytest.raises(UserError, match=told):
+        list_set(tmp_path, "S")
+
+
 def test_same_stem_in_two_groups_is_fine(tmp_path):
     tree(tmp_path, "S/g/1.jpg", "S/h/1.png", "S/1.bmp")
     assert len(list_set(tmp_path, "S")) == 3
