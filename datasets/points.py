@@ -101,7 +101,8 @@ def check_points(points: Iterable[Point], samples: Iterable[Sample], path: Path)
         if point.image not in known:
             raise UserError(
                 f"{path}, line {line}: image '{point.image}' is not among the {len(known)} images "
-                f"of this split{closest(point.image, known)}"
+                "of this split: put back pictures that were renamed or removed since the trial "
+                f"began, and take away those that were added{closest(point.image, known)}"
             )
         if point.image not in sizes:
             sizes[point.image] = image_size(known[point.image].image)
@@ -141,8 +142,10 @@ def read_answers(
     bare = [sample.name for sample, own in zip(samples, answers, strict=True) if not len(own)]
     if paths and bare and not _may_be_untold(paths[0].with_name("questions.csv"), bare):
         raise UserError(
-            f"{paths[0]}: no answers for {len(bare)} of {len(samples)} images ({bare[0]}, ...): "
-            "if it was cut off, delete it and ask its round again, which costs no answer twice"
+            f"{paths[0]}: no answers for {len(bare)} of {len(samples)} images ({bare[0]}"
+            f"{', ...' * (len(bare) > 1)}): take away pictures that were added since the trial "
+            "began; if the file was cut off, delete it and ask its round again, which costs no "
+            "answer twice"
         )
     return answers
 

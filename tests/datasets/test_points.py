@@ -124,6 +124,16 @@ def test_unknown_images_are_refused_with_the_closest(samples, tmp_path):
     assert str(raised.value).startswith(f"{path}, line 3: ")
 
 
+def test_pictures_that_came_or_went_since_the_trial_began_are_told_as_such(samples, tmp_path):
+    path = tmp_path / "points.csv"
+    write_points(path, [Point("wide.png", 0, 0, 1, 0)])
+    with pytest.raises(UserError, match=r"1 of 2 images \(tall\.png\): take away pictures"):
+        read_answers([path], samples)
+    write_points(path, [Point(sample.name, 0, 0, 1, 0) for sample in samples])
+    with pytest.raises(UserError, match=r"'tall\.png' .*: put back pictures that were renamed"):
+        read_answers([path], samples[:1])
+
+
 def test_by_image_follows_the_names():
     points = [Point("b", 1, 2, 1, 0), Point("a", 3, 4, 0, 0), Point("b", 5, 6, 0, 1)]
     found = by_image([*points, Point("else", 0, 0, 0, 0)], ["a", "none", "b"])
