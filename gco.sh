@@ -35,6 +35,10 @@ leave() { # status
         echo "when they are answered, the same command goes on"
         exit 0
     fi
+    if [ "$status" = 137 ]; then
+        echo "error: a stage was killed from outside (by the system, where memory ran out):" \
+            "the same command goes on from here" >&2
+    fi
     if [ "$status" = "$STOPPED" ]; then
         echo "stopped by SIG${stop_signal:-TERM}: the same command goes on from here" >&2
     fi

@@ -107,6 +107,16 @@ def test_a_stage_that_stops_by_itself_is_passed_on_and_one_that_fails_too(trial:
     assert trial.ran()[-1].split()[1] == "train.py"
 
 
+def test_a_stage_that_is_killed_is_told_in_plain_words(trial: Trial) -> None:
+    process = trial.start_training()
+    stage = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    os.kill(int(stage), signal.SIGKILL)
+    assert process.wait(30) == 137
+    last = trial.log.read_text().splitlines()[-1]
+    assert last.startswith("error: a stage was killed from outside")
+    assert last.endswith("the same command goes on from here")
+
+
 def test_ctrl_c_reaches_the_stage_and_ends_with_130(trial: Trial) -> None:
     process = trial.start_training()
     os.killpg(process.pid, signal.SIGINT)
