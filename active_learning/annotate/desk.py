@@ -272,6 +272,11 @@ class Desk:
             **said,
         }
 
+    def open_questions(self) -> int:
+        """Return how many questions are open."""
+        counts = self.queue.counts()
+        return counts.wanted - counts.told
+
     def _stage(self, some_open: bool) -> str:
         """Tell why there is no question: others hold the last, a training runs, or all is told."""
         if some_open:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from utils.run_folder import RunFolder
 HERE = Path(__file__).resolve().parent
 HOST, PORT = "127.0.0.1", 8000
 PORTS_TRIED = 50
+EVERYWHERE = ("0.0.0.0", "::", "")
 
 CSS, SCRIPT = "text/css; charset=utf-8", "text/javascript; charset=utf-8"
 
@@ -149,11 +151,12 @@ def serve_until(
     _check_token(host, token)
     run = RunFolder(config.run_folder)
     with held(run.lock("annotate"), f"{run.root}, its annotation server,"):
-        server = _listen(host, port, token, Site(Desk(config, twice, order)).respond)
+        desk = Desk(config, twice, order)
+        server = _listen(host, port, token, Site(desk).respond)
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
         thread.start()
         try:
-            _tell(server)
+            _tell(server, desk.open_questions())
             _wait(done)
         finally:
             server.end()
@@ -202,8 +205,12 @@ def _listen(host: str, port: int | None, token: str, respond: Callable[..., Repl
     raise UserError(f"no free port among {ports[0]} to {ports[-1]}: give one by --port")
 
 
-def _tell(server: Server) -> None:
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    address = f"http://{host}:{server.server_port}/"
-    token = "?token=..., with your token, once" if server.token else ""
-    print(f"questions wait for answers at {address}{token} (no answer is ever lost)", flush=True)
+def _tell(server: Server, count: int) -> None:
+    # The address that stands for all of a machine's leads nowhere from elsewhere.
+    host = socket.gethostname() if server.host in EVERYWHERE else server.host
+    address = f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/"
+    waiting = f"{count} questions wait" if count != 1 else "1 question waits"
+    if server.token:
+        address += "?token=..."
+        print("a browser needs the token once, in place of the dots", flush=True)
+    print(f"{waiting} for answers at {address} (no answer is ever lost)", flush=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -238,6 +239,24 @@ def test_nobody_listens_elsewhere_without_a_token(trial: Config, host: str) -> N
         server.serve_until(trial, lambda: True, host)
     with pytest.raises(UserError, match="at least 16"):
         server.serve_until(trial, lambda: True, host, token="short")
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "told"),
+    [
+        ("127.0.0.1", "", r"12 questions wait for answers at http://127\.0\.0\.1:\d+/ "),
+        # Nobody else could open the address that was listened at.
+        ("0.0.0.0", TOKEN, rf"at http://{re.escape(socket.gethostname())}:\d+/\?token=\.\.\. "),
+    ],
+)
+def test_the_address_and_what_waits_there_are_told(
+    trial: Config, monkeypatch: pytest.MonkeyPatch, capsys, host: str, token: str, told: str
+) -> None:
+    monkeypatch.setattr(server, "GRACE", 0.0)
+    server.serve_until(trial, lambda: True, host, token=token)
+    said = capsys.readouterr().out
+    assert re.search(told, said)
+    assert TOKEN not in said
 
 
 def test_a_busy_port_is_told(trial: Config, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
