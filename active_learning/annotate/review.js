@@ -86,16 +86,24 @@ async function open(picture) {
   for (const button of byId("images").querySelectorAll("button")) {
     const current = Number(button.dataset.picture) === picture;
     button.setAttribute("aria-current", current);
-    if (current) button.scrollIntoView({ block: "nearest" });
+    if (current) showIn(byId("list"), button);
   }
   render();
+}
+
+/** Scroll a box as far as an element in it needs; the page, which may hold it whole, stays. */
+function showIn(box, element) {
+  if (!element) return;
+  const [outer, inner] = [box.getBoundingClientRect(), element.getBoundingClientRect()];
+  if (inner.top < outer.top) box.scrollTop -= outer.top - inner.top;
+  else if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom;
 }
 
 function render() {
   if (!image) return;
   draw();
   byId("points").replaceChildren(...image.points.map(pointItem));
-  byId("points").querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest" });
+  showIn(document.querySelector("aside"), byId("points").querySelector("[aria-current=true]"));
   const point = image.points[chosen];
   if (!point) return;
   const side = LEVELS[1][1];

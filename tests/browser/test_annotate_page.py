@@ -201,6 +201,40 @@ def test_two_at_once_by_touch_and_mouse(trial: Config, served: int, new_page: Op
         assert box is None or min(box["width"], box["height"]) >= 44
 
 
+@pytest.mark.parametrize(("width", "height"), [(667, 320), (740, 360), (932, 430)])
+def test_a_phone_held_sideways_has_room_for_the_picture(
+    served: int, new_page: Opener, width: int, height: int
+) -> None:
+    page = new_page(viewport={"width": width, "height": height}, is_mobile=True, has_touch=True)
+    enter(page, served, "ann")
+    stage = page.locator("#stage").bounding_box()
+    assert stage is not None
+    assert stage["height"] > 0.6 * height
+    assert stage["width"] > 0.5 * width
+    for button in page.query_selector_all("#answers button"):
+        box = button.bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= height
+        assert box["x"] + box["width"] <= width
+
+
+def test_on_a_phone_help_and_review_begin_at_their_top(
+    trial: Config, served: int, new_page: Opener
+) -> None:
+    page = new_page(viewport={"width": 360, "height": 480}, is_mobile=True, has_touch=True)
+    enter(page, served, "ann")
+    page.tap("#help-button")
+    page.wait_for_selector("#help[open]")
+    # Neither below the first lines, nor with the button that gives one's name up at hand.
+    assert page.evaluate("document.querySelector('#help').scrollTop") == 0
+    assert page.evaluate("document.activeElement.id") == "help-title"
+    page.keyboard.press("Escape")
+    press(page, "b")
+    page.goto(f"http://127.0.0.1:{served}/review")
+    page.wait_for_selector("#points [aria-current=true]")
+    assert page.evaluate("scrollY") == 0
+
+
 def test_a_damaged_picture_is_told_and_skipped(
     sample_root: Path, tmp_path: Path, new_page: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,7 +398,7 @@ def answer_in_browser(flags: list[str], page: Page) -> None:
     with pytest.MonkeyPatch.context() as patch:
         found = threading.Event()
 
-        def heard(server: object) -> None:
+        def heard(server: object, count: int) -> None:
             said.append(str(server.server_port))  # type: ignore[attr-defined]
             found.set()
 
