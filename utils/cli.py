@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from utils.errors import UserError, closest
+
+
+def _command() -> str | None:
+    """Return how a module of a package was started; None: a script, whose name says it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec and f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, **{"prog": _command(), **options})
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError`, where argparse would print its usage and leave."""

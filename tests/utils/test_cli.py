@@ -1,11 +1,16 @@
 """Command lines: what is read, and how faults are told."""
 
 import argparse
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from utils.cli import Parser, parse_weights
 from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -47,3 +52,18 @@ def test_weights_are_read():
 def test_bad_weights_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="bce"):
         parse_weights(text)
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        (["-m", "active_learning.exchange"], "python -m active_learning.exchange"),
+        (["-m", "datasets.check"], "python -m datasets.check"),
+        (["config.py"], "config.py"),
+    ],
+)
+def test_help_names_the_command_as_it_is_typed(command, usage):
+    told = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.startswith(f"usage: {usage} [-h]")
