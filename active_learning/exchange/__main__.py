@@ -47,6 +47,7 @@ READERS: dict[str, Callable[[Path, Pictures, str], list[Found]]] = {
     "points": points_csv.read,
 }
 MASKS = "masks"
+SHOWN = 5
 
 Files = list[list[Question]]
 
@@ -94,9 +95,11 @@ def tell(taken: Taken, stands: Standing) -> None:
     print(f"said again, as it stands: {taken.known}")
     print(f"not asked about: {taken.not_asked}")
     print(f"contradicting what stands, left out: {len(taken.contradicting)}")
-    for one in taken.contradicting[:5]:
+    for one in taken.contradicting[:SHOWN]:
         stood = label_of(stands[one.image, one.x, one.y])
         print(f"  {one.image} ({one.x}, {one.y}): {one.answer} by {one.annotator}, stands {stood}")
+    if (more := len(taken.contradicting) - SHOWN) > 0:
+        print(f"  and {more} more")
 
 
 def check(args: Namespace) -> None:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import active_learning.__main__ as asking
 from active_learning.answers import Answer, Journal, label_of, progress, standing
 from active_learning.exchange import cvat, label_studio, points_csv
-from active_learning.exchange.__main__ import main
-from active_learning.exchange.tasks import Found, Pictures, pixel_of, take_in
+from active_learning.exchange.__main__ import SHOWN, main, tell
+from active_learning.exchange.tasks import Found, Pictures, Taken, pixel_of, take_in
 from active_learning.kappa import pairwise
 from active_learning.questions import Question, read_questions, write_questions
 from config import Config, from_dict, save
@@ -281,6 +281,17 @@ def test_what_stands_stands() -> None:
     assert re.fullmatch(r"20\d\d-.*Z", taken.new[1].time)
     assert (taken.known, taken.not_asked) == (2, 1)
     assert taken.contradicting == [found[0], found[2], found[5]]
+
+
+@pytest.mark.parametrize("count", [1, SHOWN, SHOWN + 2])
+def test_of_many_contradictions_some_are_shown_and_all_are_counted(count: int, capsys) -> None:
+    found = [Found("a", place, 2, "b", "bob", 0.0, "") for place in range(count)]
+    stands = {("a", one.x, 2): [Answer("a", one.x, 2, "f", 0, "ann", 1.0, TIME)] for one in found}
+    tell(Taken([], 0, found, 0), stands)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"contradicting what stands, left out: {count}" in lines
+    assert sum("stands f" in line for line in lines) == min(count, SHOWN)
+    assert ("  and 2 more" in lines) == (count > SHOWN)
 
 
 @given(st.integers(1, 20_000), st.data())
