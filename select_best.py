@@ -67,7 +67,11 @@ def _fixed(value: float | None, digits: int) -> str:
 
 
 def summarise(
-    config: Config, rows: Sequence[Row], chosen: Mapping[str, str], table: Table = text_table
+    config: Config,
+    rows: Sequence[Row],
+    chosen: Mapping[str, str],
+    why: str,
+    table: Table = text_table,
 ) -> str:
     """Return the text that ends a trial: the table, the budget, the pictures."""
     run = RunFolder(config.run_folder)
@@ -84,7 +88,7 @@ def summarise(
             f"{float(budget['labelled_percent']):.3f} % of the training pixels"
             + (" (label mode region_mask LEAKS the mask)" * (config.label_mode == "region_mask"))
         )
-    text.append(f"chosen: {checkpoint_path(run, kept)}")
+    text.append(f"chosen: {checkpoint_path(run, kept)} {why}")
     pictures = [run.training("points", index) / "sheet.png" for index in range(config.rounds)]
     for picture in [*pictures, run.curve]:
         if picture.exists():
@@ -95,6 +99,13 @@ def summarise(
 def kept_of(chosen: Mapping[str, str]) -> str:
     """Return the checkpoint to keep: of the asked points, if that arm was run."""
     return chosen.get("points") or next(iter(chosen.values()))
+
+
+def reason(arm: str, args: argparse.Namespace) -> str:
+    """Tell among which checkpoints one was chosen, and by what."""
+    budget = ", whole budget" if arm != "dense" and not args.any_round else ""
+    where = "test sets" if args.on_test else "validation points"
+    return f"(arm {arm}{budget}: by {args.metric} on the {where})"
 
 
 def checkpoint_path(run: RunFolder, name: str) -> str:
@@ -164,9 +175,10 @@ def choose_in_trial(config: Config, args: argparse.Namespace) -> None:
     if not chosen:
         raise UserError(f"{run.scores}: no checkpoint of this trial in it: run evaluate.py")
     write_best(run.root, best_of(run, rows, chosen, kept_of(chosen), args))
-    text = summarise(config, rows, chosen)
+    why = reason(next(arm for arm, name in chosen.items() if name == kept_of(chosen)), args)
+    text = summarise(config, rows, chosen, why)
     write_text(run.root / "summary.txt", text + "\n")
-    print(summarise(config, rows, chosen, plain_markdown) if args.markdown else text)
+    print(summarise(config, rows, chosen, why, plain_markdown) if args.markdown else text)
 
 
 def read_trials(
@@ -222,7 +234,7 @@ def choose_among_trials(config: Config, args: argparse.Namespace) -> None:
         print(line)
     if sets:
         tell_spread(values, tables, chosen, sets, args)
-    print(f"chosen: {best['checkpoint']}")
+    print(f"chosen: {best['checkpoint']} {reason(kept.arm, args)}")
 
 
 def tell_spread(

@@ -140,6 +140,8 @@ def test_a_tie_in_a_trial_is_decided_by_the_second_metric(tmp_path):
     make_trial(tmp_path, "t", rows)
     choose(tmp_path, "--trial", "t")
     assert best_in(tmp_path / "t")["name"] == "round_01-last"
+    summary = (tmp_path / "t" / "summary.txt").read_text()
+    assert "(arm points, whole budget: by MAE on the validation points)" in summary
 
 
 def test_among_trials(runs, capsys):
@@ -150,6 +152,10 @@ def test_among_trials(runs, capsys):
     assert best["name"] == "round_01-best"
     assert best["checkpoint"] == str(runs / "s1/round_01/checkpoints/best.pth")
     assert best["chosen_on"] == "validation points"
+    # Nor is it the first of the ranking, nor need it have the best score: so it is told why.
+    assert (
+        f"{best['checkpoint']} (arm points, whole budget: by MAE on the validation points)" in told
+    )
     assert best["scores"]["X"]["MAE"] == 0.12
     assert best["compared"]["dense"]["scores"]["X"]["MAE"] == 0.08
     assert set(best) == {
@@ -198,6 +204,7 @@ def test_among_trials_on_the_test_sets(tmp_path, capsys):
     assert "\nmean of X+Y " in told
     assert best_in(tmp_path)["trial"] == "u"
     assert best_in(tmp_path)["chosen_on"] == "test sets"
+    assert "(arm points, whole budget: by MAE on the test sets)" in told
     choose(tmp_path, "--trials", "t", "u", "--on_test", "--sets", "X")
     assert best_in(tmp_path)["trial"] == "t"
     assert set(best_in(tmp_path)["scores"]) == {"X"}
