@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 FOREGROUND, BACKGROUND, CANDIDATE = "#ffb000", "#3b6fd4", "#ffffff"
 """Colours of answers and candidates; told apart by colour-blind readers too."""
 
-SHEET_COLUMNS = (
-    "image",
-    "mask",
-    "prediction",
-    "attacked prediction",
-    "uncertainty",
-    "candidates",
-    "answers (new: large)",
-    "spread over superpixels",
-)
+SHEET_COLUMNS = {
+    "image": "image",
+    "mask": "mask",
+    "clean": "prediction",
+    "attacked": "attacked prediction",
+    "scores": "uncertainty",
+    "candidates": "candidates",
+    "new": "answers (new: large)",
+    "labels": "spread over superpixels",
+}
+"""What of a `SheetRow` each column shows, and its title."""
+
 CURVE_METRICS = ("maxF", "S", "MAE")
 
 
@@ -95,40 +97,44 @@ class SheetRow:
 
 
 def draw_sheet(rows: Sequence[SheetRow], path: Path) -> None:
-    """Draw what a round looked at and what it asked, one image a row, as a PNG."""
-    figure, axes = make_figure(len(SHEET_COLUMNS), len(rows), 1.9, 1.7)
+    """Draw what a round looked at and what it asked, one image a row, as a PNG.
+
+    Columns that no row has anything for (masks, where people answer) are left out.
+    """
+    columns = [c for c in SHEET_COLUMNS if any(getattr(row, c) is not None for row in rows)]
+    figure, axes = make_figure(len(columns), len(rows), 1.9, 1.7)
     for row, line in zip(rows, axes, strict=True):
-        _draw_row(line, row)
-    for axis, title in zip(axes[0], SHEET_COLUMNS, strict=True):
-        axis.set_title(title, fontsize=8)
+        _draw_row(dict(zip(columns, line, strict=True)), row)
+    for axis, column in zip(axes[0], columns, strict=True):
+        axis.set_title(SHEET_COLUMNS[column], fontsize=8)
     save_figure(figure, path)
 
 
-def _draw_row(axes: Sequence[Axes], row: SheetRow) -> None:
+def _draw_row(axes: Mapping[str, Axes], row: SheetRow) -> None:
     height, width = row.image.shape[:2]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     pale = (row.image.astype(np.float32) * 0.5 + 127).astype(np.uint8)
-    for axis in axes:
+    for axis in axes.values():
         axis.set_axis_off()
-    axes[0].imshow(row.image)
-    for axis, saliency in zip(axes[1:4], (row.mask, row.clean, row.attacked), strict=True):
-        if saliency is not None:
-            axis.imshow(saliency, cmap="gray", vmin=0, vmax=1, extent=extent)
+    axes["image"].imshow(row.image)
+    for column in ("mask", "clean", "attacked"):
+        if (saliency := getattr(row, column)) is not None:
+            axes[column].imshow(saliency, cmap="gray", vmin=0, vmax=1, extent=extent)
     if row.scores is not None:
-        axes[4].imshow(row.scores, cmap="magma", extent=extent)
+        axes["scores"].imshow(row.scores, cmap="magma", extent=extent)
     if row.candidates is not None:
-        axes[5].imshow(row.image // 3)
-        axes[5].scatter(*row.candidates.T, s=2, c=CANDIDATE, linewidths=0)
-    axes[6].imshow(pale)
+        axes["candidates"].imshow(row.image // 3)
+        axes["candidates"].scatter(*row.candidates.T, s=2, c=CANDIDATE, linewidths=0)
+    axes["new"].imshow(pale)
     for found, size in ((row.known, 5), (row.new, 16)):
         colours = np.where(found[:, 2] == 1, FOREGROUND, BACKGROUND)
-        axes[6].scatter(
+        axes["new"].scatter(
             found[:, 0], found[:, 1], s=size, c=colours, edgecolors="black", linewidths=0.4
         )
     tinted = pale.copy()
     for value, colour in ((255, FOREGROUND), (0, BACKGROUND)):
         tinted[row.labels == value] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    axes[7].imshow(tinted)
+    axes["labels"].imshow(tinted)
 
 
 def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
