@@ -94,7 +94,10 @@ def tell_missing(
     """Say that maps or masks are missing, in an error where that is not allowed."""
     told = f"{folder}: {len(names)} of {of} {what} are missing ({first(names)})"
     if not allow_missing:
-        raise UserError(f"{told}: put them there, or score the others with --allow_missing")
+        remedy = "put them there, or score the others with --allow_missing"
+        if what == "maps" and len(names) == of and any(_folders(folder)):
+            remedy = "name the folder that holds them, or the sets in it by --testsets"
+        raise UserError(f"{told}: {remedy}")
     print(f"{told}: the scores are of the others")
 
 

@@ -113,6 +113,12 @@ def test_results_among_the_maps_are_no_method(
     assert run(methods, out=out) == first
 
 
+def test_who_names_the_folder_above_the_maps_is_told_so(methods: SimpleNamespace) -> None:
+    flags = ["--pred_root", str(methods.maps), "--gt_root", str(methods.masks / "A")]
+    with pytest.raises(UserError, match=r"3 of 3 maps are missing .* sets in it by --testsets"):
+        evaluate.main([*flags, "--out", str(methods.root / "out"), "--workers", "1"])
+
+
 def test_a_whole_cell_may_be_missing(methods: SimpleNamespace) -> None:
     shutil.rmtree(methods.maps / "bad/B")
     with pytest.raises(UserError, match=r"bad/B: 3 of 3 maps are missing .* --allow_missing"):
