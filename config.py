@@ -525,7 +525,7 @@ def _has_begun(run: RunFolder) -> bool:
 
 def _has_trained(run: RunFolder) -> bool:
     """Whether a stage is at work on the trial, or a training has left weights."""
-    return _is_busy(run) or any(run.root.glob("*/checkpoints/last.pth"))
+    return _is_busy(run) or any(run.root.glob("*/checkpoints/*.pth"))
 
 
 def _is_busy(run: RunFolder) -> bool:

@@ -235,7 +235,8 @@ def _begin(checkpoint: Path, folder: Path, path_in_run: str) -> None:
 def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) -> int:
     """Segment every picture below a folder; return the number that could not be read."""
     if not source.is_dir():
-        raise UserError(f"--input {source}: no such folder")
+        what = "is a file: name the folder of the pictures" if source.exists() else "no such folder"
+        raise UserError(f"--input {source}: {what}")
     inside = os.path.realpath(target)
     pictures = sorted(
         path

@@ -230,8 +230,11 @@ def test_maps_never_overwrite_pictures(
     picture.parent.mkdir()
     cv2.imwrite(str(picture), np.zeros((40, 40, 3), np.uint8))
     where = ["--input", str(picture.parent), "--output", str(picture.parent)]
+    checkpoint = ["--checkpoint", str(run.checkpoint("points", 0, "best"))]
     with pytest.raises(UserError, match="holds the pictures"):
-        testing.main(["--checkpoint", str(run.checkpoint("points", 0, "best")), *where])
+        testing.main([*checkpoint, *where])
+    with pytest.raises(UserError, match="is a file: name the folder"):
+        testing.main([*checkpoint, "--input", str(picture), "--output", str(tmp_path / "maps")])
 
 
 @pytest.fixture
