@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import nn
 
+import active_learning.maps as maps
 import active_learning.query as query
 import active_learning.self_training as self_training
 from active_learning.attacks import ATTACKS
@@ -98,8 +99,8 @@ def asking(config: Config, pool: Pool, machine: Machine, clock: Clock, turns: in
     parts = Parts(clock)
     places = [
         (ATTACKS, config.attack, "attack"),
-        (query, "predict_snapshots", "predictions"),
-        (query, "neighbour_vote", "vote of neighbours"),
+        (maps, "predict_snapshots", "predictions"),
+        (maps, "neighbour_vote", "vote of neighbours"),
         (SuperpixelCache, "__call__", "superpixels read, beside"),
         (query, "choose_pixels", "candidates and cover, beside"),
     ]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import active_learning.__main__ as asking
-import active_learning.query as query
+import active_learning.maps as looked
 import config as settings
 import test as testing
 import train
@@ -194,13 +194,13 @@ def test_questions_are_put_to_the_members_and_the_attack_is_made_on_the_rounds_o
     again, run = copy_first_round(whole, flags, tmp_path)
     shutil.rmtree(run.snapshots("points", 0))
     attacked = []
-    attack = query.ATTACKS["pgd"]
+    attack = looked.ATTACKS["pgd"]
 
     def spy(model: torch.nn.Module, *args: object) -> torch.Tensor:
         attacked.append({key: value.clone() for key, value in model.state_dict().items()})
         return attack(model, *args)
 
-    monkeypatch.setitem(query.ATTACKS, "pgd", spy)
+    monkeypatch.setitem(looked.ATTACKS, "pgd", spy)
     asking.main([*again, "--round", "1"])
     assert run.points("points", 1).read_bytes() == whole.points("points", 1).read_bytes()
     assert attacked
