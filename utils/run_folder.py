@@ -159,7 +159,7 @@ def list_snapshots(folder: Path, last_epoch: int | None = None) -> list[Path]:
     """Return the snapshots in a folder, oldest first; those after ``last_epoch`` are left out.
 
     A training killed between a snapshot and the end of its epoch leaves one of no whole epoch; one
-    killed while it writes leaves a hidden part of a file, which is none, as a file of other name is.
+    killed while it writes leaves a hidden part of a file. That is none, nor is one of another name.
     """
     named = [(path.stem.removeprefix("epoch_"), path) for path in folder.glob("epoch_*.pth")]
     found = sorted((int(epoch), path) for epoch, path in named if epoch.isdecimal())
