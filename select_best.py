@@ -104,8 +104,12 @@ def kept_of(chosen: Mapping[str, str]) -> str:
 def reason(arm: str, args: argparse.Namespace) -> str:
     """Tell among which checkpoints one was chosen, and by what."""
     budget = ", whole budget" if arm != "dense" and not args.any_round else ""
-    where = "test sets" if args.on_test else "validation points"
-    return f"(arm {arm}{budget}: by {args.metric} on the {where})"
+    return f"(arm {arm}{budget}: by {args.metric} on the {judged_on(args)})"
+
+
+def judged_on(args: argparse.Namespace) -> str:
+    """Name the images by whose scores is chosen."""
+    return "test sets" if args.on_test else "validation points"
 
 
 def checkpoint_path(run: RunFolder, name: str) -> str:
@@ -140,7 +144,7 @@ def best_of(
     return {
         "checkpoint": checkpoint_path(run, kept),
         "name": kept,
-        "chosen_on": "test sets" if args.on_test else "validation points",
+        "chosen_on": judged_on(args),
         "metric": args.metric,
         "points": float(points) if points else None,
         "scores": scores_of(rows, kept),
