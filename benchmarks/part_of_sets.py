@@ -68,7 +68,8 @@ def take(samples: Sequence[Sample], part: Part, taken: set[str]) -> list[Sample]
     named = (s for s in samples if not part.prefixes or s.name.startswith(part.prefixes))
     left = [sample for sample in named if sample.name not in taken]
     if len(left) < part.count:
-        raise UserError(f"{part.name}: {part.count} images wanted, {part.source} has {len(left)} left")
+        have = f"{part.source} has {len(left)} left"
+        raise UserError(f"{part.name}: {part.count} images wanted, {have}")
     return [left[place * len(left) // part.count] for place in range(part.count)]
 
 
