@@ -203,6 +203,11 @@ class Planned:
     flags: dict[str, Any]
     supervision: str
 
+    @property
+    def folder(self) -> Path:
+        """The trial's folder."""
+        return Path(self.flags["runs"]) / self.trial
+
 
 def flags_of(flags: Mapping[str, Any], arm: Arm, trial: str, seed: int, runs: Path) -> dict:
     """Return the fields of an arm's trial: `BASE`, the command line, the arm, the trial."""

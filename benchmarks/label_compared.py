@@ -6,17 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.label_runs import CONVENTION
+from benchmarks.label_kept import TESTED, OfImages, read_images
 from benchmarks.label_scores import REFERENCE, Block, Entry, by_arm
 from utils.metrics import paired_means
-from utils.results import image_scores
 from utils.significance import check_same_images, holm
-from utils.tallies import log_path, read_tallies
-
-TESTED = ("S", "MAE")
-"""Metrics that arms are compared by: those that are means over the images."""
 
 DRAWS = 20_000
 """Of the bootstrap. No p is below two in as many, before it is multiplied by the number of tests;
@@ -30,7 +24,7 @@ class Compared:
     """
 
     def __init__(self, entries: Sequence[Entry], blocks: Sequence[Block]) -> None:
-        self.images: dict[Path, dict[str, NDArray[np.float64]]] = {}
+        self.images: dict[tuple[Path, str, str], OfImages] = {}
         self.names: dict[str, tuple[Sequence[str], Path]] = {}
         arms = by_arm(entries)
         theirs = arms.get(REFERENCE, {})
@@ -66,17 +60,16 @@ class Compared:
         ]
         return paired_means(*averaged, resamples=DRAWS).p
 
-    def _of_image(self, entry: Entry, set_name: str) -> dict[str, NDArray[np.float64]]:
+    def _of_image(self, entry: Entry, set_name: str) -> OfImages:
         """Return the scores of each image of a set, in order of name."""
-        path = log_path(entry.tallies, set_name, CONVENTION)
-        if path not in self.images:
-            kept = read_tallies(path)
-            names, first = self.names.setdefault(set_name, (kept.names, path))
-            check_same_images(names, kept.names, (first, path))
-            self.images[path] = image_scores(kept, TESTED)
-        return self.images[path]
+        key = (*entry.kept, set_name)
+        if key not in self.images:
+            found, self.images[key] = read_images(*key)
+            names, first = self.names.setdefault(set_name, (found, entry.kept[0]))
+            check_same_images(names, found, (first, entry.kept[0]))
+        return self.images[key]
 
 
-def _trials(mine: Mapping[int, Entry], theirs: Mapping[int, Entry]) -> tuple[Path, ...]:
-    """Return where the maps of an arm are kept, for each seed that both have."""
-    return tuple(mine[seed].tallies for seed in sorted(mine.keys() & theirs.keys()))
+def _trials(mine: Mapping[int, Entry], theirs: Mapping[int, Entry]) -> tuple[tuple[Path, str], ...]:
+    """Return where the scores of an arm are kept, for each seed that both have."""
+    return tuple(mine[seed].kept for seed in sorted(mine.keys() & theirs.keys()))

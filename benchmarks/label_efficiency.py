@@ -9,6 +9,9 @@ dense twin and the first round, where an arm's settings leave it as it is, are t
 (``base``). Interrupted, the same command goes on; what is done is not done again; more arms, seeds
 and test sets may be added later. An arm that fails is told, and the others go on.
 
+``--pack FOLDER`` copies what a finished trial's result is read from, some 20 kB each; put back into
+``<out>``, on any machine, it is a finished trial.
+
 Every test set is scored by the ``best`` weights of every round, chosen on the trial's own
 validation images: at random points for points, at masks for masks. ``<out>`` gets ``table.md``,
 ``table.csv``, ``figure.png`` and ``results.json``.
@@ -39,7 +42,8 @@ from benchmarks.label_arms import (
     plan,
 )
 from benchmarks.label_figure import draw
-from benchmarks.label_runs import prepare_data, run_all
+from benchmarks.label_kept import pack
+from benchmarks.label_runs import is_scored, prepare_data, run_all
 from benchmarks.label_scores import Entry, blocks_of, read_entry
 from benchmarks.label_stages import Stages, made_with
 from benchmarks.label_table import csv_rows, markdown
@@ -70,6 +74,7 @@ def parse(argv: Sequence[str] | None, text: str = __doc__) -> tuple[Namespace, d
     flag("--jobs", type=int, default=1, help="trials run at once (default: 1)")
     flag("--keep", action="store_true", help="keep maps, snapshots and last weights")
     flag("--report", action="store_true", help="only read what is there and write the table")
+    flag("--pack", type=Path, help="copy what is kept of each finished trial to this folder")
     flag("--list", action="store_true", help="print the arms and leave")
     found = vars(parser.parse(argv))
     flags = {name: found.pop(name) for name in FIELDS if name in found}
@@ -122,6 +127,15 @@ def run(
         if fault:
             failed.append(f"{what}: {fault}")
     return failed
+
+
+def pack_all(planned: Sequence[Planned], sets: Sequence[str], target: Path) -> None:
+    """Copy what is kept of each finished trial; see `label_kept`."""
+    folders = [one.folder.with_name(name) for one in planned for name in (BASE_TRIAL, one.trial)]
+    done = [one for one in dict.fromkeys(folders) if is_scored(one, "+".join(sets))]
+    for folder in done:
+        pack(folder, target / folder.parent.name / folder.name)
+    print(f"{len(done)} trials are kept: {target}")
 
 
 def read_all(planned: Sequence[Planned], sets: Sequence[str]) -> tuple[list[Entry], list[str]]:
@@ -222,6 +236,8 @@ def carry_out(
         prepare_data(base, stages, args.out)
         failed += run(planned, bases, stages, args.keep)
     entries, faults = read_all(planned, sets)
+    if args.pack:
+        pack_all(planned, sets, args.pack)
     return Outcome(base, seeds, sets, hard, entries, failed + faults)
 
 

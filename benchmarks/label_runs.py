@@ -11,14 +11,14 @@ from pathlib import Path
 
 import config as settings
 from benchmarks.label_arms import ARMS, BASE_TRIAL, Planned, shares_first_round
+from benchmarks.label_kept import CONVENTION, IMAGES, keep_images
 from benchmarks.label_stages import Journal, Stages
 from config import FREE, Config
+from datasets.index import split_set_names
 from utils.errors import UserError
 from utils.files import read_json, write_json
 from utils.locks import locked
 from utils.run_folder import RunFolder
-
-CONVENTION = "pysodmetrics"
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,27 @@ class Trial:
         self.stage(f"ask {told}", ["-m", "active_learning", *which], asked)
         self.stage(f"train {told}", ["train.py", *which], trained)
 
-    def score(self, checkpoints: Sequence[Path]) -> None:
+    @property
+    def scored(self) -> bool:
+        """Whether its scores on the test sets are there."""
+        return is_scored(self.run.root, self.config.testsets)
+
+    def score(self, checkpoints: Sequence[Path], last: Sequence[Path]) -> None:
         """Make and score the maps of checkpoints on the test sets; of none, nothing is left to do.
 
         An arm of one round that is the base trial's has no checkpoint of its own.
+
+        Args:
+            checkpoints: all of the trial.
+            last: those whose scores are kept image by image.
         """
-        if self.journal.scored_on == self.config.testsets:
+        if self.scored:
             return
         if checkpoints:
             self.stage("test", ["test.py", "--checkpoint", *map(str, checkpoints)])
             how = ["--convention", CONVENTION, "--workers", str(self.stages.threads)]
             self.stage("evaluate", ["evaluate.py", "--no_figures", *how])
+        keep_images(self.run, last, split_set_names(self.config.testsets))
         self.journal.scored_on = self.config.testsets
         self.journal.write()
 
@@ -98,18 +108,35 @@ def begin(planned: Planned, base: Config | None) -> Config:
     return config
 
 
-def run_base(trial: Trial) -> None:
-    """Train what the arms of a seed share: the first round, and the dense twin."""
+def is_scored(trial: Path, testsets: str) -> bool:
+    """Whether the scores of a trial on these sets are there."""
+    return Journal(trial).scored_on == testsets and (trial / IMAGES).exists()
+
+
+def run_base(trial: Trial, wanted: bool) -> None:
+    """Train what the arms of a seed share: the first round, and the dense twin.
+
+    Of one that was kept as its scores alone the first round is trained anew, if it is wanted.
+    """
+    if trial.scored and not wanted:
+        return
+    if trial.scored and not trial.run.trained("points", 0).exists():
+        for name in ("ask round_00", "train round_00"):
+            trial.journal.seconds.pop(name, None)
     trial.ask_and_train("points", 0)
+    if trial.scored:
+        return
     trial.stage("train dense", ["train.py", "--arm", "dense"], trial.run.trained("dense", 0))
-    trial.score([trial.run.checkpoint(arm, 0, "best") for arm in ("points", "dense")])
+    both = [trial.run.checkpoint(arm, 0, "best") for arm in ("points", "dense")]
+    trial.score(both, both)
 
 
 def run_arm(trial: Trial, base: Config) -> None:
     """Train and score all rounds of an arm, from the base trial's first one where it may."""
     shared = RunFolder(base.run_folder)
     if not trial.run.superpixels.exists():  # they follow from the pictures; so does what is sound
-        copy_tree(shared.superpixels, trial.run.superpixels)
+        if shared.superpixels.exists():
+            copy_tree(shared.superpixels, trial.run.superpixels)
         link(shared.root / "data_checked.json", trial.run.root / "data_checked.json")
     if shares_first_round(base, trial.config):
         Journal(shared.root).check_threads(trial.stages.threads)
@@ -120,7 +147,8 @@ def run_arm(trial: Trial, base: Config) -> None:
     for index in rounds:
         trial.ask_and_train(trial.supervision if index else "points", index)
     mine = rounds[1:] if trial.journal.shared else rounds
-    trial.score([trial.run.checkpoint(trial.supervision, index, "best") for index in mine])
+    checkpoints = [trial.run.checkpoint(trial.supervision, index, "best") for index in mine]
+    trial.score(checkpoints, checkpoints[-1:])
 
 
 def take_first_round(base: RunFolder, arm: RunFolder) -> None:
@@ -175,23 +203,31 @@ def clean(trial: Trial) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def run_trial(planned: Planned, base: Planned, stages: Stages, keep: bool) -> None:
+def run_trial(
+    planned: Planned, base: Planned, stages: Stages, keep: bool, wanted: bool = True
+) -> None:
     """Run one trial to its scores; one that has them is left alone.
+
+    Args:
+        planned: the trial.
+        base: the base trial of its seed.
+        stages: runs its stages.
+        keep: leave maps and weights where they are.
+        wanted: whether other trials are to start from it.
 
     Raises:
         UserError: a stage failed, or the settings cannot be meant.
     """
-    folder = Path(planned.flags["runs"]) / planned.trial
+    folder = planned.folder
     with locked(folder / "bench.lock", f"it runs {folder}") as lock:
         is_base = planned.trial == BASE_TRIAL
         base_config = None if is_base else settings.resolve(base.flags)
         config = begin(planned, base_config)
         trial = Trial(config, planned.supervision, stages, Journal(folder), lock)
-        if trial.journal.scored_on != config.testsets:
-            if base_config is None:
-                run_base(trial)
-            else:
-                run_arm(trial, base_config)
+        if base_config is None:
+            run_base(trial, wanted)
+        elif not trial.scored:
+            run_arm(trial, base_config)
         if not keep:
             clean(trial)
 
@@ -208,12 +244,13 @@ def run_all(
         keep: leave maps and weights where they are.
     """
     bases: dict[int, Future[str]] = {}
+    left = {one.seed for one, _ in trials if not is_scored(one.folder, one.flags["testsets"])}
 
     def work(planned: Planned, base: Planned) -> str:
         if planned.trial != BASE_TRIAL and bases[planned.seed].result():
             return "the base trial of this seed failed"
         try:
-            run_trial(planned, base, stages, keep)
+            run_trial(planned, base, stages, keep, planned.seed in left)
         except (UserError, OSError) as error:
             return str(error)
         return ""

@@ -12,6 +12,7 @@ import numpy as np
 
 import config as settings
 from benchmarks.label_arms import ARMS, BASE_TRIAL, Planned, fresh, shares_first_round
+from benchmarks.label_kept import IMAGES
 from benchmarks.label_stages import Journal
 from config import FREE, Config
 from utils import ranking
@@ -53,7 +54,7 @@ class Entry:
         images: number of images of each set.
         selection: seconds taken by asking, the first random round not counted.
         training: seconds taken by training, the first round included.
-        tallies: folder of what is kept of each map.
+        kept: the file of each image's scores, and the name of the last round's checkpoint there.
         made: what it was trained with, see `label_stages.made_with`, and its threads.
     """
 
@@ -67,7 +68,7 @@ class Entry:
     images: dict[str, int]
     selection: float
     training: float
-    tallies: Path
+    kept: tuple[Path, str]
     made: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -166,7 +167,7 @@ def read_entry(planned: Planned, sets: Sequence[str]) -> Entry | None:
         images={row["set"]: int(row["images"]) for row in found[-1]},
         selection=sum(asking) if kind != "dense" else 0.0,
         training=sum(training),
-        tallies=of_round[-1].root / "tallies" / names[-1],
+        kept=(of_round[-1].root / IMAGES, names[-1]),
         made=tuple({**made, "threads": one.threads} for one in journals for made in one.made),
     )
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.label_arms import BASE_TRIAL
-from benchmarks.label_compared import DRAWS, TESTED, Compared
-from benchmarks.label_runs import CONVENTION
+from benchmarks.label_compared import DRAWS, Compared
+from benchmarks.label_kept import CONVENTION, TESTED
 from benchmarks.label_scores import REFERENCE, Block, Entry, area, by_arm, ratio
 from utils.score_tables import plain_markdown
 from utils.significance import Spread, spread_of

@@ -11,8 +11,12 @@ import pytest
 
 from benchmarks.label_arms import ARMS
 from benchmarks.label_compared import Compared
+from benchmarks.label_kept import IMAGES, keep_images, read_images
 from benchmarks.label_scores import Block, Entry
+from utils.errors import UserError
+from utils.files import read_json, write_json
 from utils.metrics import PARTS, paired_means
+from utils.run_folder import RunFolder
 from utils.tallies import TallyLog, log_path, make_record
 
 PLAIN = Path(__file__).parent / "utils" / "metrics" / "plain.py"
@@ -20,20 +24,25 @@ random_tallies = runpy.run_path(str(PLAIN))["random_tallies"]
 BOTH, ONLY_A = Block("both", ("A", "B")), Block("A", ("A",))
 
 
-def keep(folder: Path, set_name: str, values: Sequence[float]) -> None:
-    """Keep tallies of maps whose S are given; their counts are alike for all folders."""
-    marks = np.arange(len(values), dtype=np.uint64)
-    log = TallyLog(log_path(folder, set_name, "pysodmetrics"), "pysodmetrics", PARTS, marks)
-    tallies = random_tallies(len(values), seed=len(values))
-    tallies["S"] = values
-    for mark, tally in zip(marks, tallies, strict=True):
-        log.append(make_record(int(mark), tally, False))
-    log.close([f"{mark:03d}.png" for mark in marks], marks)
+def keep(folder: Path, **values: Sequence[float]) -> None:
+    """Keep scores of maps whose S are given, by set; their other counts are alike everywhere."""
+    run = RunFolder(folder)
+    for set_name, of_set in values.items():
+        marks = np.arange(len(of_set), dtype=np.uint64)
+        path = log_path(folder / "tallies" / "dense-best", set_name, "pysodmetrics")
+        log = TallyLog(path, "pysodmetrics", PARTS, marks)
+        tallies = random_tallies(len(of_set), seed=len(of_set))
+        tallies["S"] = of_set
+        for mark, tally in zip(marks, tallies, strict=True):
+            log.append(make_record(int(mark), tally, False))
+        log.close([f"{mark:03d}.png" for mark in marks], marks)
+    keep_images(run, [run.checkpoint("dense", 0, "best")], list(values))
 
 
-def entry(arm: str, seed: int, tallies: Path) -> Entry:
+def entry(arm: str, seed: int, folder: Path) -> Entry:
     rounds = ((10.0, {}),)
-    return Entry(arm, seed, arm, rounds, 0.1, 2.0, "pixel", {}, 1.0, 2.0, tallies)
+    kept = (folder / IMAGES, "dense-best")
+    return Entry(arm, seed, arm, rounds, 0.1, 2.0, "pixel", {}, 1.0, 2.0, kept)
 
 
 def holm_by_hand(p: dict[str, float]) -> dict[str, float]:
@@ -52,13 +61,14 @@ def test_seeds_are_averaged_and_each_trial_is_tested_once(tmp_path: Path) -> Non
         {"default": 0, "margin": 0.012, "bald": 0.035, "random": 0.02},
     )
     scores = {
-        (arm, seed, name): 0.5 + more + rng.normal(0, 0.05, number)
+        (arm, seed, name): np.round(0.5 + more + rng.normal(0, 0.05, number), 6)
         for arm, more in better.items()
         for seed in (0, 1)
         for name, number in images.items()
     }
-    for (arm, seed, name), values in scores.items():
-        keep(tmp_path / f"{arm}_{seed}", name, values)
+    for arm, seed in {(arm, seed) for arm, seed, _ in scores}:
+        mine = {name: scores[arm, seed, name] for name in images}
+        keep(tmp_path / f"{arm}_{seed}", **mine)
     same = {"ours_10": "default", "random_10": "random"}  # arms that are a trial of another name
     entries = [
         entry(arm, seed, tmp_path / f"{same.get(arm, arm)}_{seed}")
@@ -94,8 +104,8 @@ def test_seeds_are_averaged_and_each_trial_is_tested_once(tmp_path: Path) -> Non
 
 
 def test_many_arms_leave_a_small_p_small(tmp_path: Path) -> None:
-    keep(tmp_path / "default", "A", np.full(8, 0.5))
-    keep(tmp_path / "other", "A", np.linspace(0.6, 0.7, 8))
+    keep(tmp_path / "default", A=np.full(8, 0.5))
+    keep(tmp_path / "other", A=np.round(np.linspace(0.6, 0.7, 8), 6))
     entries = [entry("default", 0, tmp_path / "default")]
     arms = [arm for arm in ARMS if arm != "default"][:30]
     for arm in arms:
@@ -106,8 +116,37 @@ def test_many_arms_leave_a_small_p_small(tmp_path: Path) -> None:
 
 
 def test_without_the_reference_nothing_is_tested(tmp_path: Path) -> None:
-    keep(tmp_path / "a", "A", [0.5, 0.6])
-    keep(tmp_path / "b", "A", [0.7, 0.9])
+    keep(tmp_path / "a", A=[0.5, 0.6])
+    keep(tmp_path / "b", A=[0.7, 0.9])
     pair = [entry("random", 0, tmp_path / "a"), entry("margin", 0, tmp_path / "b")]
     assert Compared(pair, [ONLY_A]).p == {}
     assert Compared([*pair, entry("default", 1, tmp_path / "a")], [ONLY_A]).p == {}
+
+
+def test_scores_of_images_are_kept_and_damage_is_told(tmp_path: Path) -> None:
+    keep(tmp_path, A=[0.25, 0.123456789], B=[0.5])
+    path = tmp_path / IMAGES
+    names, scores = read_images(path, "dense-best", "A")
+    assert names == ["000.png", "001.png"]
+    assert scores["S"].tolist() == [0.25, 0.123457]
+    assert scores["MAE"].shape == (2,)
+    sound = read_json(path)
+    for spoilt in (
+        {},
+        {"dense-best": {"B": sound["dense-best"]["B"]}},
+        {"dense-best": {"A": {**sound["dense-best"]["A"], "S": [0.25]}}},
+        {"dense-best": {"A": {**sound["dense-best"]["A"], "S": ["x", "y"]}}},
+        {"dense-best": {"A": {"images": names}}},
+        [1],
+    ):
+        write_json(path, spoilt)
+        with pytest.raises(UserError, match=r"images.json: lacks the scores of each image"):
+            read_images(path, "dense-best", "A")
+
+
+def test_other_images_are_not_compared(tmp_path: Path) -> None:
+    keep(tmp_path / "a", A=[0.5, 0.6])
+    keep(tmp_path / "b", A=[0.7, 0.9, 0.8])
+    pair = [entry("default", 0, tmp_path / "a"), entry("margin", 0, tmp_path / "b")]
+    with pytest.raises(UserError, match=r"not the same images: .*b.images.json alone has 002.png"):
+        Compared(pair, [ONLY_A])

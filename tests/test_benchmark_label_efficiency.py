@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -164,7 +165,7 @@ def test_nothing_of_a_place_is_told() -> None:
 def entry(arm: str, seed: int, rounds: Sequence[tuple[float | None, dict[str, Any]]]) -> Entry:
     scores = tuple((points, dict(of)) for points, of in rounds)
     images = dict.fromkeys(scores[0][1], 2)
-    where = Path("no") / arm / str(seed)
+    where = (Path("no") / arm / str(seed), "best")
     return Entry(arm, seed, arm, scores, 0.1, 2.0, "pixel", images, 1.0, 2.0, where)
 
 
@@ -339,8 +340,16 @@ def work_of(arms: Sequence[str], root: Path, **flags: Any) -> list[tuple[Planned
 def run_pretended(
     arms: Sequence[str], root: Path, stages: Stages, keep: bool = False, **flags: Any
 ) -> dict[str, str]:
-    found = label_runs.run_all(work_of(arms, root, **flags), stages, keep)
-    return {one.trial: fault for one, fault in found}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label_runs, "keep_images", pretend_images)
+        found = label_runs.run_all(work_of(arms, root, **flags), stages, keep)
+        return {one.trial: fault for one, fault in found}
+
+
+def pretend_images(run: RunFolder, checkpoints: Sequence[Path], sets: Sequence[str]) -> None:
+    scores = {"images": ["1.png"], "S": [0.5], "MAE": [0.5]}
+    names = map(run.checkpoint_name, checkpoints)
+    write_json(run.root / "images.json", {name: dict.fromkeys(sets, scores) for name in names})
 
 
 def test_an_arm_trains_what_it_does_not_share(tmp_path: Path) -> None:
@@ -437,7 +446,7 @@ def test_an_arm_of_one_round_may_be_the_base_trials(tmp_path: Path) -> None:
     found, faults = read(arms, tmp_path, rounds=1)
     assert not faults
     base = tmp_path / "seed_0" / BASE_TRIAL
-    assert {found[arm].tallies for arm in arms[:2]} == {base / "tallies" / "round_00-best"}
+    assert {found[arm].kept for arm in arms[:2]} == {(base / "images.json", "round_00-best")}
     assert [len(entry.rounds) for entry in found.values()] == [1, 1, 1]
     assert not Compared([found["default"], found["margin"]], blocks_of(["B"], [])).p
     again = Pretended()
@@ -481,6 +490,38 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     run_pretended(["margin"], tmp_path, again, testsets="B+C")  # maps of the new set
     assert {name for _, name in again.seen} == {"test", "evaluate"}
     assert Journal(tmp_path / "seed_0" / "margin").scored_on == "B+C"
+
+
+def test_what_is_kept_of_a_trial_is_a_finished_trial_elsewhere(tmp_path: Path) -> None:
+    here, kept = tmp_path / "here", tmp_path / "kept"
+    run_pretended(["dense", "margin", "random"], here, Pretended())
+    flags = {"data_root": "D", "trainset": "A", "testsets": "B"}
+    planned = plan(["dense", "margin", "random", "bald"], flags, [0], here)[0]
+    label_efficiency.pack_all(planned, ["B"], kept)
+    names = ["bench.json", "config.json", "images.json", "scores.csv"]
+    for trial in (BASE_TRIAL, "margin", "random"):
+        assert sorted(path.name for path in (kept / "seed_0" / trial).iterdir()) == names
+    assert sorted(path.name for path in (kept / "seed_0").iterdir()) == [
+        *("base", "margin", "random"),
+    ]
+    there = tmp_path / "there"
+    shutil.copytree(kept, there)
+    again = Pretended()
+    assert set(run_pretended(["dense", "margin", "random"], there, again).values()) == {""}
+    assert again.seen == []
+    before, after = (read(["dense", "margin", "random"], root)[0] for root in (here, there))
+    for arm, entry in before.items():
+        assert dataclasses.replace(after[arm], kept=entry.kept) == entry
+    # One more arm wants the first round, which is trained anew; the twin is not.
+    run_pretended(["margin", "bald"], there, again)
+    ours = ["active_learning points 0", "train points 0"]
+    assert [name for trial, name in again.seen if trial == BASE_TRIAL] == ours
+    assert {trial for trial, _ in again.seen} == {BASE_TRIAL, "bald"}
+    seconds = Journal(there / "seed_0" / BASE_TRIAL).seconds
+    assert seconds["train round_00"] == seconds["train dense"] == 1.0
+    more = Pretended()
+    run_pretended(["margin", "entropy"], there, more)
+    assert {trial for trial, _ in more.seen} == {"entropy"}
 
 
 def test_a_killed_run_goes_on_and_adds_up_its_time(tmp_path: Path) -> None:
