@@ -165,6 +165,7 @@ class Config:
     attack_steps: int = knob(5, "steps of the attack")
     attack_patches: int = knob(4, "patch attacks: the image is cut into n x n patches")
     acquisition: str = knob("adversarial_shift", "uncertainty of a pixel: a name in uncertainty.py")
+    ask_agree: bool = knob(True, "bring maps into agreement with earlier answers before asking")
     vote_kernel: int = knob(5, "pixels a side of the neighbourhood that votes (odd; 1: none)")
     vote_sigma: float = knob(0.1, "colour difference (0..1) at which a neighbour's vote fades")
     candidates_percent: float = knob(5.0, "most uncertain share of an image that is considered")
@@ -283,6 +284,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attack_steps": 5,
         "ensemble": "snapshots",
         "acquisition": "adversarial_shift",
+        "ask_agree": False,
         "candidates_percent": 5.0,
         "diversity": "random_top",
         "losses_points": {"bce": 1.0},
@@ -299,6 +301,7 @@ ABSENT: dict[str, Any] = {
     "losses_pseudo": {},
     "pseudo_scale": 1.0,
     "pseudo_agree": False,
+    "ask_agree": False,
     "average": 0.0,
 }
 """What settings from before a field's time stand for, where it is not today's default."""

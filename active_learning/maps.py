@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from active_learning.agreement import agree
 from active_learning.attacks import (
     ATTACKS,
     AttackSettings,
@@ -27,13 +30,17 @@ from utils.distributed import shard
 from utils.registry import look_up
 from utils.seeding import seed_for
 
+Answers = Callable[[int], NDArray[np.uint8]]
+"""Gives the answers (2, S, S) to an image, by its place; see `agreement.agree`."""
+
 
 @dataclass(frozen=True)
 class Maps:
     """What the snapshots say of one image, on the CPU, on the network's size x size grid.
 
     Attributes:
-        clean: float (S, S), mean saliency of the snapshots after the neighbours' vote.
+        clean: float (S, S), mean saliency of the snapshots after the neighbours' vote, in agreement
+            with the answers where they are given.
         attacked: the same on the attacked image, or None where no attack is made.
         scores: float (S, S) >= 0, the acquisition function.
         features: float (C, h, w), decoder features of the newest snapshot.
@@ -57,6 +64,7 @@ def pool_maps(
     machine: Machine,
     key: str,
     done: Collection[int] = (),
+    answers: Answers | None = None,
 ) -> Iterator[tuple[int, Maps]]:
     """Yield place and `Maps` of every image of the pool, group by group where it has groups.
 
@@ -71,6 +79,10 @@ def pool_maps(
     images of the whole group, attacked or not, so an image's maps depend on its group alone and
     not on how it was cut into batches. Of several processes each looks at its own share. Groups,
     and batches of images without groups, all of which are ``done`` are left out.
+
+    With ``answers`` each snapshot's maps, clean and attacked alike, are brought into agreement with
+    what was answered of the image, so that nobody is asked again what follows from it, and what
+    contradicts the networks is looked into.
     """
     for group in shard(images_apart(images.samples, config.grouped, config.at_a_time)):
         if all(index in done for index in group):
@@ -80,7 +92,7 @@ def pool_maps(
         if config.grouped or config.binarise != "none":
             views = [_view(snapshot, images, batches, machine) for snapshot in snapshots]
         for batch in batches:
-            maps = _batch_maps(images, views, batch, config, machine, key)
+            maps = _batch_maps(images, views, batch, config, machine, key, answers)
             yield from zip(batch, maps, strict=True)
 
 
@@ -103,6 +115,7 @@ def _batch_maps(
     config: Config,
     machine: Machine,
     key: str,
+    answers: Answers | None,
 ) -> Iterator[Maps]:
     """Yield the `Maps` of some images, see `pool_maps`."""
     attack = look_up(ATTACKS, config.attack, "attack")
@@ -127,6 +140,10 @@ def _batch_maps(
         maps = torch.cat([maps, predict_snapshots(ensemble, moved).maps])
     # One vote for both: the weights depend on the clean image alone.
     maps = neighbour_vote(maps, pixels, config.vote_kernel, config.vote_sigma)
+    if answers is not None:
+        labels = torch.from_numpy(np.stack([answers(index) for index in indices]))
+        labels = labels.to(machine.device)
+        maps = torch.stack([agree(one, found.features, labels) for one in maps])
     clean = maps[: len(ensemble)]
     if attacks:
         attacked = maps[len(ensemble) :]

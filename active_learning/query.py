@@ -23,7 +23,7 @@ from active_learning.asking import (
 from active_learning.diversity import DIVERSITY
 from active_learning.draft import Chosen, Draft, forget, made_of
 from active_learning.ensembles import ensemble_files
-from active_learning.maps import Maps, pool_maps
+from active_learning.maps import Answers, Maps, pool_maps
 from active_learning.mistakes import Mistakes
 from active_learning.oracle import MaskOracle, Oracle, leak_regions
 from active_learning.people import HumanOracle
@@ -42,6 +42,7 @@ from datasets.cache import ResizedImages, native_sizes
 from datasets.index import Sample
 from datasets.points import read_answers
 from datasets.superpixels import SuperpixelCache
+from datasets.training import PointLabels
 from models.saliency_net import SaliencyNet
 from models.stored import load_model
 from utils.background import in_background
@@ -175,7 +176,11 @@ class Pool:
         pooled = config.spend == "pool"
         wanted = count * CAP if pooled else count
         choose = partial(self._choose, known, skipped, wanted, key, files[-1].parent)
-        found, shown = self._look(ensemble, machine, key, choose, draft)
+        answers = None
+        if config.ask_agree:
+            labels = PointLabels(known, native_sizes(self.samples), config.size)
+            answers = partial(labels.at, affine=np.eye(3))
+        found, shown = self._look(ensemble, machine, key, choose, draft, answers)
         if not is_main():
             return
         sheet = [SheetNotes(index, known[index], maps, choice) for index, maps, choice in shown]
@@ -198,6 +203,7 @@ class Pool:
         key: str,
         choose: Callable[[int, Maps], Choice],
         draft: Draft,
+        answers: Answers | None,
     ) -> tuple[dict[int, Chosen], list[tuple[int, Maps, Choice]]]:
         """Look at the images that the draft lacks; return all choices, and what a sheet shows."""
         config, shown = self.config, self._shown()
@@ -206,7 +212,7 @@ class Pool:
         done = draft.found.keys() - set(shown)
         if done:
             print(f"{key}: going on, {len(done)} of {len(images)} images were looked at before")
-        maps_of = pool_maps(images, ensemble, config, machine, key, done)
+        maps_of = pool_maps(images, ensemble, config, machine, key, done, answers)
         work = in_background(choose, maps_of, config.batch_size)
         about = -(-(len(images) - len(done)) // world())
         bar = tqdm(work, f"asking, {key}", about, unit="image", disable=not is_main())

@@ -51,8 +51,8 @@ def _budget(points: int, rounds: int) -> dict[str, Any]:
 
 
 def _asking(acquisition: str, diversity: str, **more: Any) -> dict[str, Any]:
-    """Return the settings of a way of asking that knows no attack and no neighbours."""
-    alone = {"attack": "none", "vote_kernel": 1}
+    """Return the settings of a way of asking that knows no attack, neighbours or answers."""
+    alone = {"attack": "none", "vote_kernel": 1, "ask_agree": False}
     return {"acquisition": acquisition, "diversity": diversity, **alone, **more}
 
 
@@ -87,6 +87,7 @@ ARMS: dict[str, Arm] = {
     "one_snapshot": Arm("questions to the newest snapshot alone", {"ensemble": "newest"}),
     "no_neighbours": Arm("no vote of neighbours", {"vote_kernel": 1}),
     "no_diversity": Arm("the most uncertain candidates", {"diversity": "top_k"}),
+    "no_ask_agree": Arm("questions whatever was answered before", {"ask_agree": False}),
     "warm_start": Arm("rounds go on from the last one's weights", {"warm_start": True}),
     # What an answer labels
     "region": Arm("an answer fills its superpixel", {"label_mode": "region"}),
@@ -161,6 +162,7 @@ ROUNDS = ("default", "random", "margin", "entropy", "bald", "balent", "coreset",
 ASKS_LATER = frozenset(
     {"acquisition", "attack", "attack_eps", "attack_step", "attack_steps", "attack_patches"}
     | {"vote_kernel", "vote_sigma", "candidates_percent", "candidates_max", "diversity", "spend"}
+    | {"ask_agree"}
 )
 """Fields that say how questions are asked from the second round on; see `shares_first_round`."""
 

@@ -669,6 +669,7 @@ ASKED_OTHERWISE = {
     "candidates_percent": 30.0,
     "candidates_max": 20,
     "diversity": "k_centre",
+    "ask_agree": False,
     **({"spend": "pool"} if "spend" in FIELDS else {}),
 }
 

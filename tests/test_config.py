@@ -713,10 +713,11 @@ def test_differences_to_another_trial_are_told(tmp_path, capsys):
 
 def test_settings_from_before_a_field_mean_what_they_meant():
     old = settings.to_dict(Config(lr=0.5))
-    for name in ("losses_pseudo", "spend", "pseudo_scale", "pseudo_agree", "average"):
+    for name in ("losses_pseudo", "spend", "pseudo_scale", "pseudo_agree", "ask_agree", "average"):
         del old[name]
     found = from_dict(old, "config.json")
-    then = {"losses_pseudo": {}, "pseudo_scale": 1.0, "pseudo_agree": False, "average": 0.0}
+    then = {"losses_pseudo": {}, "pseudo_scale": 1.0, "average": 0.0}
+    then |= {"pseudo_agree": False, "ask_agree": False}
     assert found == Config(lr=0.5, **then)
     assert Config().losses_pseudo
     assert Config().average

@@ -37,7 +37,7 @@ def trial(root, runs, **changes):
 def networks(monkeypatch, tmp_path):
     """Put random maps in the place of what networks say."""
 
-    def maps(images, ensemble, config, machine, key, done):
+    def maps(images, ensemble, config, machine, key, done, answers):
         for index in range(len(images)):
             draw = np.random.default_rng([index, int(key.split()[-1])])
             scores, features = draw.random((32, 32)), draw.random((4, 8, 8))

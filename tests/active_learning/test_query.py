@@ -20,6 +20,7 @@ import active_learning.maps as looked
 import active_learning.query as query
 import datasets.masks as masks
 from active_learning.__main__ import main
+from active_learning.agreement import agree
 from active_learning.attacks import ATTACKS, AttackSettings
 from active_learning.diversity import DIVERSITY
 from active_learning.ensembles import neighbour_vote
@@ -396,6 +397,53 @@ def test_maps_hold_what_they_say(world, kernel):
         ]
         old, new = ((found.attacked - other).abs().mean() for other in attacked)
         assert new < 0.02 * old
+
+
+def test_maps_are_brought_into_agreement_with_the_answers(world):
+    """Each snapshot's, clean and attacked; an image without answers is left as it is."""
+    config = dataclasses.replace(world.config, attack="fgsm", attack_eps=4.0, vote_kernel=3)
+    images = pool_images(world)
+    nets = [kept_net(0), kept_net(1)]
+    told = np.zeros((len(images), 2, 32, 32), np.uint8)
+    told[1, 1, 4, 5] = told[1, 0, 20, 20] = told[2, 0, 9, 9] = 1
+    known = pool_maps(images, nets, config, CPU, "round 1", answers=told.__getitem__)
+    for (index, found), plain in zip(known, maps_of(world, images, config), strict=True):
+        labels, features = torch.from_numpy(told[index])[None], plain.features[None]
+        pixels = images.batch([index]).float() / 255
+        with torch.no_grad():
+            each = [net(pixels).logits[:, 0].sigmoid() for net in nets]
+        voted = [neighbour_vote(one, pixels, 3, config.vote_sigma) for one in each]
+        expected = torch.stack([agree(one, features, labels) for one in voted]).mean(0)[0]
+        torch.testing.assert_close(found.clean, expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found.scores, (found.clean - found.attacked).abs())
+        moved = [
+            (getattr(found, row) - getattr(plain, row)).abs().max() for row in ("clean", "attacked")
+        ]
+        assert (min(moved) > 0.05) == (index in (1, 2))
+        assert (max(moved) > 2e-3) == (index in (1, 2))
+
+
+def test_what_was_answered_reaches_the_look_at_the_pool(world, asked, tmp_path, monkeypatch):
+    seen = {}
+
+    def watched(*args):
+        seen["answers"] = args[-1]
+        return pool_maps(*args)
+
+    monkeypatch.setattr(query, "pool_maps", watched)
+    for agreed in (True, False):
+        config = trial(world, tmp_path / str(agreed), ask_agree=agreed)
+        shutil.copytree(asked, config.run_folder)
+        give_snapshots(world, config, 1)
+        ask_round(config, "points", 2)
+        if not agreed:
+            assert seen["answers"] is None
+            continue
+        pool = Pool(config)
+        for index, points in enumerate(pool.known("points", 2)):
+            told = seen["answers"](index)
+            assert told.shape == (2, config.size, config.size)
+            assert told.sum((1, 2)).tolist() == [(points[:, 2] == label).sum() for label in (0, 1)]
 
 
 def maps_of(world, images, config):
