@@ -120,6 +120,9 @@ class Config:
     pseudo_scale: float = knob(1.25, "snapshots see images enlarged by this to make pseudo labels")
     pseudo_agree: bool = knob(True, "correct those maps by the answers, and what is like them")
     pseudo_cut: bool = knob(True, "cut those maps along the picture's edges (GrabCut)")
+    pseudo_trust: float = knob(
+        0.5, "least overlap of map and cut; an image with less has its answers alone; 0: all do"
+    )
     match_classes: bool = knob(
         True, "weight the two classes of asked points to their shares among those of round 0"
     )
@@ -301,6 +304,7 @@ ABSENT: dict[str, Any] = {
     "losses_pseudo": {},
     "pseudo_scale": 1.0,
     "pseudo_agree": False,
+    "pseudo_trust": 0.0,
     "ask_agree": False,
     "average": 0.0,
 }

@@ -156,7 +156,13 @@ class Trainer(Learner):
             )
         own, count = run.snapshots(self.arm, self.round, self.member), config.at_a_time
         pieces = images_apart(self.images.samples, config.grouped, count)
-        how = Taught(config.snapshots, config.pseudo_scale, config.pseudo_agree, config.pseudo_cut)
+        how = Taught(
+            config.snapshots,
+            config.pseudo_scale,
+            config.pseudo_agree,
+            config.pseudo_cut,
+            config.pseudo_trust,
+        )
         return Teacher(self.images, labels, pieces, count, own, earlier, how)
 
     def _build(self) -> None:

@@ -218,7 +218,7 @@ class Learner:
         total, parts = self.objective(found, supervision, groups, classes, judged)
         if self.teacher and self.teacher.seen:
             guessed = [
-                None if held is None else pseudo_labels(held.pseudo.to(device), known)
+                None if held is None else self._guessed(held, known)
                 for held, known in ((batch, labels), (whole, every))
             ]
             taught = supervision._replace(labels=guessed[0], whole=guessed[1])
@@ -226,6 +226,12 @@ class Learner:
             total = total + more
             parts |= {f"pseudo/{name}": value for name, value in values.items()}
         return total, parts, found.logits, labels
+
+    def _guessed(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
+        """Return the labels on the device, and where there are none the teacher's."""
+        device = self.machine.device
+        trusted = self.teacher.trusted[batch.indices]
+        return pseudo_labels(batch.pseudo.to(device), labels, trusted.to(device))
 
     def _weighted(self, batch: Batch) -> torch.Tensor:
         """Return the labels on the device, weighted by class."""

@@ -29,8 +29,8 @@ CUT_SIZE = 128
 SURE = 0.1
 """Below it background is taken for certain, above one minus it foreground; the rest is cut."""
 
-CUTS = 3
-"""Iterations of GrabCut."""
+CUTS = 1
+"""Iterations of GrabCut; more of them, each as long, cut no better."""
 
 LEAST = 20
 """Pixels of either class that a colour model needs; a map with fewer is taken at one half."""
@@ -45,23 +45,29 @@ class Taught:
         scale: how much the images are enlarged.
         agree: whether the maps are brought into agreement with the answers.
         cut: whether they are cut along the picture's edges.
+        trust: least overlap of map and pseudo label, see `overlap`.
     """
 
     snapshots: int = 3
     scale: float = 1.25
     agree: bool = True
     cut: bool = True
+    trust: float = 0.5
 
 
 class Teacher:
     """Pseudo labels of the training images, from networks that learnt from points alone.
 
-    They come from the newest snapshots there are, those of the round before and then, from the end
-    of its first cycle on, of this training (as the ensemble of one trajectory teaches in temporal
-    ensembling, Laine and Aila, ICLR 2017). In the first cycle of the first round there are none.
-    The snapshots' mean map of an image and its mirror image is brought into agreement with the
-    answers by `agree` and cut along the picture's edges by `cut`. Nothing but points, pictures and
-    networks is looked at.
+    They come from the snapshots of this training, the newest ones, as soon as there is one at the
+    end of its first cycle (as the ensemble of one trajectory teaches in temporal ensembling, Laine
+    and Aila, ICLR 2017), and until then from those of the round before, which know fewer answers.
+    In the first cycle of the first round there are none. The snapshots' mean map of an image and
+    its mirror image is brought into agreement with the answers by `agree` and cut along the
+    picture's edges by `cut`. Nothing but points, pictures and networks is looked at.
+
+    An image whose map and cut have little in common gets no pseudo label, and is learnt from by its
+    answers alone: there the object has been missed, or is another one. To be taught that there is
+    nothing does more harm than to be taught nothing.
 
     The images are looked at enlarged: random crops let objects look larger in training than they
     are, and a network finds them best at the size it knows (Touvron et al., NeurIPS 2019).
@@ -78,6 +84,7 @@ class Teacher:
     Attributes:
         maps: uint8 (N, s, s), 255 for foreground, in memory that processes share; s is the images'
             size, `CUT_SIZE` at most.
+        trusted: bool (N,), which images have a pseudo label.
         seen: the snapshots they were made by; empty: there are no pseudo labels yet.
     """
 
@@ -97,6 +104,7 @@ class Teacher:
         self.size = min(images.size, CUT_SIZE)
         shape = (len(images), self.size, self.size)
         self.maps = torch.zeros(shape, dtype=torch.uint8).share_memory_()
+        self.trusted = torch.zeros(len(images), dtype=torch.bool)
         self.seen: list[Path] = []
 
     def look(self, epoch: int, machine: Machine) -> None:
@@ -112,7 +120,7 @@ class Teacher:
             UserError: the round before has left no snapshots.
         """
         earlier = list_snapshots(self.earlier) if self.earlier else []
-        newest = [*earlier, *list_snapshots(self.own, epoch)][-self.how.snapshots :]
+        newest = (list_snapshots(self.own, epoch) or earlier)[-self.how.snapshots :]
         if self.earlier and not earlier:
             raise UserError(
                 f"{self.earlier}: no snapshots to make pseudo labels by: train the round before "
@@ -123,9 +131,11 @@ class Teacher:
         self.seen = newest
         models = [load_model(path, machine)[0] for path in newest]
         self.maps.zero_()
+        self.trusted.zero_()
         for _ in in_background(self._keep, self._agreed(models, machine), self.batch_size):
             pass
         self.maps.copy_(all_reduce_sum(self.maps))
+        self.trusted = all_reduce_sum(self.trusted.byte()).bool()
 
     def _agreed(
         self, models: Sequence[SaliencyNet], machine: Machine
@@ -149,6 +159,16 @@ class Teacher:
         else:
             made = np.uint8(255) * (prob > 0.5)
         self.maps[index] = torch.from_numpy(made)
+        self.trusted[index] = overlap(prob, made > 0) >= self.how.trust
+
+
+def overlap(prob: np.ndarray, made: np.ndarray) -> float:
+    """Return how much a saliency map (S, S) in [0, 1] and a cut, bool (S, S), have in common.
+
+    The soft intersection over union, in [0, 1]; of a cut without foreground it is 0. It needs no
+    mask, and ranks images nearly as the IoU of the cut with the mask would.
+    """
+    return float(np.minimum(prob, made).sum() / max(np.maximum(prob, made).sum(), 1e-9))
 
 
 def cut(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:

@@ -120,6 +120,7 @@ ARMS: dict[str, Arm] = {
     "no_enlarging": Arm("pseudo labels of images as they are", {"pseudo_scale": 1.0}),
     "no_agreement": Arm("pseudo labels whatever was answered", {"pseudo_agree": False}),
     "no_cut": Arm("pseudo labels whatever edges there are", {"pseudo_cut": False}),
+    "no_trust": Arm("pseudo labels for every image", {"pseudo_trust": 0.0}),
     "no_self_training": Arm("no losses on pseudo labels", {"losses_pseudo": {}}),
 }
 

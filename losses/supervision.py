@@ -53,17 +53,19 @@ class Supervision(NamedTuple):
         return self._replace(labels=change(self.labels), whole=whole)
 
 
-def pseudo_labels(foreground: Tensor, labels: Tensor) -> Tensor:
+def pseudo_labels(foreground: Tensor, labels: Tensor, trusted: Tensor) -> Tensor:
     """Return labels everywhere: what was answered, and elsewhere what is guessed.
 
     Args:
         foreground: bool (B, H, W), the guess.
         labels: (B, 2, H, W), see `Supervision`.
+        trusted: bool (B,), in which images there is a guess at all.
 
     Returns:
-        (B, 2, H, W) of the labels' dtype, with the sum one at each pixel.
+        (B, 2, H, W) of the labels' dtype, with the sum one at each pixel that has a label.
     """
-    guess = torch.stack([~foreground, foreground], 1).to(labels.dtype)
+    guess = torch.stack([~foreground, foreground], 1) & trusted.view(-1, 1, 1, 1)
+    guess = guess.to(labels.dtype)
     answers = labels.sum(1, keepdim=True)
     told = labels / answers.where(answers > 0, answers.new_ones(()))
     return told.where(answers > 0, guess)

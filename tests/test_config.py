@@ -67,6 +67,7 @@ OTHER = {
     "refiner": ("map", "image"),
     "losses_pseudo": (("bce=2+iou", {"bce": 2.0, "iou": 1.0}), ("bce=3", {"bce": 3.0})),
     "pseudo_scale": ("1", "2"),
+    "pseudo_trust": ("0.25", "0.75"),
     "losses_others": (("bce=2+iou", {"bce": 2.0, "iou": 1.0}), ("bce=3", {"bce": 3.0})),
     "adversarial": ("0.2", "0.3"),
     "epochs": ("201", "202"),
@@ -713,11 +714,11 @@ def test_differences_to_another_trial_are_told(tmp_path, capsys):
 
 def test_settings_from_before_a_field_mean_what_they_meant():
     old = settings.to_dict(Config(lr=0.5))
-    for name in ("losses_pseudo", "spend", "pseudo_scale", "pseudo_agree", "ask_agree", "average"):
+    then = {"losses_pseudo": {}, "pseudo_scale": 1.0, "average": 0.0, "spend": "image"}
+    then |= {"pseudo_agree": False, "ask_agree": False, "pseudo_trust": 0.0}
+    for name in then:
         del old[name]
     found = from_dict(old, "config.json")
-    then = {"losses_pseudo": {}, "pseudo_scale": 1.0, "average": 0.0}
-    then |= {"pseudo_agree": False, "ask_agree": False}
     assert found == Config(lr=0.5, **then)
     assert Config().losses_pseudo
     assert Config().average

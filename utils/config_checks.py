@@ -59,6 +59,7 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
     for name in ("crop", "small_scale", "first_cycle"):
         demand(0 < getattr(config, name) <= 1, name, "above 0 and at most 1")
     demand(0.25 <= config.pseudo_scale <= 4, "pseudo_scale", "between 0.25 and 4")
+    demand(0 <= config.pseudo_trust <= 1, "pseudo_trust", "between 0 and 1")
     demand(0 < config.validation_fraction < 1, "validation_fraction", "above 0 and below 1")
     demand(0 < config.candidates_percent <= 100, "candidates_percent", "above 0 and at most 100")
     for name in ("losses_dense", "losses_points"):

@@ -11,7 +11,7 @@ import torch
 
 import active_learning.self_training as self_training
 from active_learning.agreement import agree
-from active_learning.self_training import LEAST, SURE, Taught, Teacher, cut
+from active_learning.self_training import LEAST, SURE, Taught, Teacher, cut, overlap
 from config import Config, to_dict
 from datasets.augment import NONE
 from datasets.cache import ResizedImages
@@ -27,7 +27,7 @@ from utils.errors import UserError
 SIZE = 32
 MACHINE = choose_machine("cpu", "fp32")
 NOTHING = np.zeros((2, SIZE, SIZE), np.uint8)
-DEFAULT = Taught(snapshots=3, scale=1.25, agree=True, cut=True)
+DEFAULT = Taught(snapshots=3, scale=1.25, agree=True, cut=True, trust=0.5)
 
 
 @pytest.fixture
@@ -68,10 +68,13 @@ def test_the_newest_snapshots_teach(images: ResizedImages, tmp_path: Path) -> No
     # A kill between a snapshot and the epoch's last.pth leaves a snapshot of no whole epoch.
     assert names_after(teacher_of(images, own, earlier), range(4)) == [
         before,
-        [*before, "own/1"],
-        [*before, "own/1"],
-        ["earlier/2", "own/1", "own/3"],
+        ["own/1"],
+        ["own/1"],
+        ["own/1", "own/3"],
     ]
+    save_snapshot(own / "epoch_0004.pth", 4)
+    two = Taught(2, 1.0, False, False)
+    assert names_after(teacher_of(images, own, earlier, two), range(4, 5)) == [["own/3", "own/4"]]
     alone = Taught(1, 1.0, False, False)
     assert names_after(teacher_of(images, own, earlier, alone), range(2)) == [before[1:], ["own/1"]]
     assert names_after(teacher_of(images, own, None), range(2)) == [[], ["own/1"]]
@@ -79,6 +82,26 @@ def test_the_newest_snapshots_teach(images: ResizedImages, tmp_path: Path) -> No
     assert names_after(teacher_of(images, none, None), range(1)) == [[]]
     with pytest.raises(UserError, match=r"none: no snapshots .* train the round before"):
         teacher_of(images, own, none).look(0, MACHINE)
+
+
+def test_the_overlap_of_map_and_cut_by_hand() -> None:
+    prob, made = np.array([[0.5, 0.25], [1.0, 0.0]]), np.array([[True, False], [True, True]])
+    assert overlap(prob, made) == pytest.approx((0.5 + 1.0) / (1 + 0.25 + 1 + 1))
+    assert overlap(made.astype(float), made) == 1
+    assert overlap(prob, np.zeros((2, 2), bool)) == 0
+    assert overlap(np.zeros((2, 2)), np.zeros((2, 2), bool)) == 0
+
+
+@pytest.mark.parametrize(("trust", "share"), [(0.0, 1.0), (1.0, 0.0)])
+def test_how_much_is_trusted_is_given(
+    images: ResizedImages, tmp_path: Path, trust: float, share: float
+) -> None:
+    save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
+    how = Taught(3, 1.0, False, True, trust)
+    teacher = teacher_of(images, tmp_path / "own", None, how)
+    assert not teacher.trusted.any()
+    teacher.look(1, MACHINE)
+    assert teacher.trusted.double().mean() == share
 
 
 @pytest.mark.parametrize("agreed", [False, True])
@@ -109,6 +132,9 @@ def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
             assert np.array_equal(image, images[index])
             assert labels.sum() == (index == 3)
             assert (teacher.maps[index] == 255 * (index % 2)).all()
+            common = overlap(prob, np.full(prob.shape, index % 2 == 1))
+            assert teacher.trusted[index] == (common >= 0.5)
+    assert teacher.trusted.unique().tolist() == [False, True]
     seen.clear()
     teacher.look(2, MACHINE)
     assert not seen
@@ -221,3 +247,4 @@ def test_pseudo_labels_repeat_bit_for_bit(images: ResizedImages, tmp_path: Path)
     one.look(1, MACHINE)
     other.look(1, MACHINE)
     assert torch.equal(one.maps, other.maps)
+    assert torch.equal(one.trusted, other.trusted)
