@@ -65,9 +65,8 @@ class Teacher:
     its mirror image is brought into agreement with the answers by `agree` and cut along the
     picture's edges by `cut`. Nothing but points, pictures and networks is looked at.
 
-    An image whose map and cut have little in common gets no pseudo label, and is learnt from by its
-    answers alone: there the object has been missed, or is another one. To be taught that there is
-    nothing does more harm than to be taught nothing.
+    Where map and cut have little in common, the object has been missed, or is another one. Such an
+    image has its map for a label, in all its greys: what is said there is that nobody is sure.
 
     The images are looked at enlarged: random crops let objects look larger in training than they
     are, and a network finds them best at the size it knows (Touvron et al., NeurIPS 2019).
@@ -84,7 +83,7 @@ class Teacher:
     Attributes:
         maps: uint8 (N, s, s), 255 for foreground, in memory that processes share; s is the images'
             size, `CUT_SIZE` at most.
-        trusted: bool (N,), which images have a pseudo label.
+        trusted: bool (N,), whose maps are cut; the others are grey.
         seen: the snapshots they were made by; empty: there are no pseudo labels yet.
     """
 
@@ -158,8 +157,10 @@ class Teacher:
             made = cut(resize(self.images[index], self.size), prob, answers, seed=index)
         else:
             made = np.uint8(255) * (prob > 0.5)
-        self.maps[index] = torch.from_numpy(made)
-        self.trusted[index] = overlap(prob, made > 0) >= self.how.trust
+        trusted = overlap(prob, made > 0) >= self.how.trust
+        if not trusted:
+            made = np.round(255 * prob).astype(np.uint8)
+        self.maps[index], self.trusted[index] = torch.from_numpy(made), trusted
 
 
 def overlap(prob: np.ndarray, made: np.ndarray) -> float:

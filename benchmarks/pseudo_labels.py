@@ -36,7 +36,15 @@ from utils.tables import text_table
 FAR = 4
 """Pixels from the mask's outline beyond which a wrong pixel is no matter of where the edge runs."""
 
-COLUMNS = ("pseudo labels", "wrong %", f"wrong {FAR} px off the outline %", "IoU")
+COLUMNS = (
+    "pseudo labels",
+    "wrong %",
+    f"wrong {FAR} px off the outline %",
+    "IoU",
+    "trusted %",
+    "their IoU",
+    "the others' IoU",
+)
 
 
 class Some:
@@ -111,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     together = images_together(samples, config.grouped)
     own = run.snapshots("points", args.round)
     earlier = run.snapshots("points", args.round - 1)
-    taught = Taught(config.snapshots, config.pseudo_scale, True, True)
+    taught = Taught(config.snapshots, config.pseudo_scale, True, True, config.pseudo_trust)
     lines = []
     for name, how in ways_of(taught).items():
         labels = Some(points, chosen)
@@ -122,8 +130,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             for label in teacher.maps.numpy()
         )
         pairs = zip(maps, range(len(samples)), strict=True)
-        found = np.mean([faults(label >= 128, masks[at] >= 128) for label, at in pairs], axis=0)
-        lines.append([name, f"{100 * found[0]:.2f}", f"{100 * found[1]:.2f}", f"{found[2]:.4f}"])
+        found = np.array([faults(label >= 128, masks[at] >= 128) for label, at in pairs])
+        wrong, far, overlap = found.mean(axis=0)
+        trusted = teacher.trusted.numpy()
+        line = [name, f"{100 * wrong:.2f}", f"{100 * far:.2f}", f"{overlap:.4f}"]
+        line.append(f"{100 * trusted.mean():.1f}")
+        for some in (trusted, ~trusted):
+            line.append(f"{found[some, 2].mean():.4f}" if some.any() else "-")
+        lines.append(line)
     print(text_table(COLUMNS, lines))
     return 0
 

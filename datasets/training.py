@@ -112,7 +112,7 @@ class Batch(NamedTuple):
         labels: uint8 (B, 2, size, size).
         indices: int64 (B,), the images' places in the set.
         classes: int64 (B,), class ids (`datasets.groups.Groups`); 0 in training without groups.
-        pseudo: bool (B, size, size), foreground of the pseudo labels; None where the set has none.
+        pseudo: uint8 (B, size, size), pseudo labels, 255 for foreground; None: there are none.
         place: which images of the step's batch these are, where other processes have the others;
             None: they are all.
         all_classes: (B',), classes of all images of the step's batch; None: as above.
@@ -194,7 +194,7 @@ class TrainingSet(Dataset):
         pseudo = None
         if self.pseudo is not None:
             grown = resize(self.pseudo[index].numpy(), self.images.size)
-            pseudo = torch.from_numpy(warp(grown, affine) >= 128)
+            pseudo = torch.from_numpy(warp(grown, affine))
         return Item(pixels, torch.from_numpy(self.labels.at(index, affine)), index, pseudo)
 
 

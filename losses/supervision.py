@@ -53,22 +53,24 @@ class Supervision(NamedTuple):
         return self._replace(labels=change(self.labels), whole=whole)
 
 
-def pseudo_labels(foreground: Tensor, labels: Tensor, trusted: Tensor) -> Tensor:
+def pseudo_labels(guess: Tensor, labels: Tensor, trusted: Tensor) -> Tensor:
     """Return labels everywhere: what was answered, and elsewhere what is guessed.
 
     Args:
-        foreground: bool (B, H, W), the guess.
+        guess: uint8 (B, H, W), a saliency map, 255 for foreground.
         labels: (B, 2, H, W), see `Supervision`.
-        trusted: bool (B,), in which images there is a guess at all.
+        trusted: bool (B,), in which images the guess is taken at one half; elsewhere a pixel is a
+            little of both, as its grey level says.
 
     Returns:
-        (B, 2, H, W) of the labels' dtype, with the sum one at each pixel that has a label.
+        (B, 2, H, W) of the labels' dtype, with the sum one at each pixel.
     """
-    guess = torch.stack([~foreground, foreground], 1) & trusted.view(-1, 1, 1, 1)
-    guess = guess.to(labels.dtype)
+    sharp, grey = (guess >= 128).to(labels.dtype), guess.to(labels.dtype) / 255
+    foreground = sharp.where(trusted.view(-1, 1, 1), grey)
+    guessed = torch.stack([1 - foreground, foreground], 1)
     answers = labels.sum(1, keepdim=True)
     told = labels / answers.where(answers > 0, answers.new_ones(()))
-    return told.where(answers > 0, guess)
+    return told.where(answers > 0, guessed)
 
 
 def full_precision(x: Tensor) -> Tensor:

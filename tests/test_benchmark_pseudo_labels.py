@@ -52,9 +52,14 @@ def test_the_table_of_a_trial(tiny: list[str], capsys: pytest.CaptureFixture) ->
     capsys.readouterr()
     benchmark.main([*tiny, "--images", "5"])
     lines = capsys.readouterr().out.splitlines()
-    values = [line.split()[-3:] for line in lines if line.startswith(("the", "+", "all"))]
+    values = [line.split()[-6:] for line in lines if line.startswith(("the", "+", "all"))]
     assert len(values) == 7
-    assert all(0 <= float(far) <= float(wrong) <= 100 for wrong, far, _ in values)
+    for wrong, far, overlap, trusted, *of_some in values:
+        assert 0 <= float(far) <= float(wrong) <= 100
+        share = float(trusted) / 100
+        parts = zip((share, 1 - share), of_some, strict=True)
+        whole = sum(weight * float(part) for weight, part in parts if part != "-")
+        assert whole == pytest.approx(float(overlap), abs=2e-3)
     assert len({tuple(value) for value in values}) > 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -131,9 +132,10 @@ def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
             np.testing.assert_allclose(prob, row, atol=1e-4)
             assert np.array_equal(image, images[index])
             assert labels.sum() == (index == 3)
-            assert (teacher.maps[index] == 255 * (index % 2)).all()
             common = overlap(prob, np.full(prob.shape, index % 2 == 1))
             assert teacher.trusted[index] == (common >= 0.5)
+            label = 255 * (index % 2) if teacher.trusted[index] else np.round(255 * prob)
+            assert (teacher.maps[index].numpy() == label).all()
     assert teacher.trusted.unique().tolist() == [False, True]
     seen.clear()
     teacher.look(2, MACHINE)
@@ -145,7 +147,8 @@ def test_maps_that_are_not_cut_are_taken_at_one_half(
 ) -> None:
     monkeypatch.delattr(self_training, "cut")
     path = save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
-    teacher = teacher_of(images, tmp_path / "own", None, Taught(3, 1.0, False, False))
+    how = Taught(3, 1.0, False, False, trust=0.0)
+    teacher = teacher_of(images, tmp_path / "own", None, how)
     state = load_checkpoint(path)
     state["model"]["head.bias"] -= 0.08  # the middle of its logits
     save_checkpoint(path, {"model": state["model"], "config": state["config"]})
@@ -169,7 +172,8 @@ def test_large_images_are_cut_small_and_grown_again(
     monkeypatch.setattr(self_training, "cut", watched)
     monkeypatch.setattr(self_training, "CUT_SIZE", SIZE // 2)
     save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
-    teacher = teacher_of(images, tmp_path / "own", None)
+    how = dataclasses.replace(DEFAULT, trust=0.0)
+    teacher = teacher_of(images, tmp_path / "own", None, how)
     teacher.labels.points[:] = [np.array([[63, 0, 1], [0, 47, 0]])] * len(images)
     teacher.look(1, MACHINE)
     for image, prob, labels in seen:
@@ -177,7 +181,8 @@ def test_large_images_are_cut_small_and_grown_again(
         assert labels.shape == (2, 16, 16)
         assert (labels[1, 0, 15], labels[0, 15, 0], labels.sum()) == (1, 1, 2)
     dataset = TrainingSet(images, teacher.labels, NONE, 0, teacher.maps)
-    assert torch.equal(dataset[0, 0].pseudo, torch.arange(SIZE)[:, None].expand(-1, SIZE) < 16)
+    upper = torch.arange(SIZE)[:, None].expand(-1, SIZE) < 16
+    assert torch.equal(dataset[0, 0].pseudo >= 128, upper)
 
 
 def disc(radius: float) -> np.ndarray:
