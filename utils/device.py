@@ -128,7 +128,8 @@ def memory_advice(what: str, ways: Sequence[str]) -> Iterator[None]:
 
 def _lacks_memory(error: BaseException) -> str | None:
     """Say where memory was lacking; None: it was something else."""
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    # The libraries beneath have words of their own for it, and torch hands them on as they are.
+    if isinstance(error, torch.cuda.OutOfMemoryError) or "ALLOC_FAILED" in str(error):
         return "on the GPU"
     if "unable to allocate shared memory" in str(error):
         return "in /dev/shm (docker run --shm-size 8g makes it larger)"

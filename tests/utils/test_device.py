@@ -40,3 +40,26 @@ def test_full_shared_memory_is_told_with_what_to_change():
         memory_advice("decoding", ["--cache_mb 5"]),
     ):
         raise RuntimeError(full)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_what_libraries_call_a_lack_of_memory_is_told_as_such(said):
+    with (
+        pytest.raises(UserError, match="memory on the GPU, a step: give --accumulate 2"),
+        memory_advice("a step", ["--accumulate 2"]),
+    ):
+        raise RuntimeError(said)
+
+
+def test_another_failure_of_the_libraries_is_none():
+    with (
+        pytest.raises(RuntimeError, match="EXECUTION"),
+        memory_advice("a step", ["--accumulate 2"]),
+    ):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED")
