@@ -58,8 +58,7 @@ def test_what_libraries_call_a_lack_of_memory_is_told_as_such(said):
 
 
 def test_another_failure_of_the_libraries_is_none():
-    advice = memory_advice("a step", ["--accumulate 2"])
-    with pytest.raises(RuntimeError, match="EXECUTION"), advice:
+    with (
         pytest.raises(RuntimeError, match="EXECUTION"),
         memory_advice("a step", ["--accumulate 2"]),
     ):
