@@ -121,7 +121,9 @@ class Config:
     pseudo_agree: bool = knob(True, "correct those maps by the answers, and what is like them")
     pseudo_cut: bool = knob(True, "cut those maps along the picture's edges (GrabCut)")
     pseudo_trust: float = knob(
-        0.5, "least overlap of map and cut; an image with less is taught by its grey map; 0: none"
+        0.5,
+        "least overlap (soft IoU) of a map and its cut; with less an image is taught by the grey "
+        "map itself; 0: no image is",
     )
     match_classes: bool = knob(
         True, "weight the two classes of asked points to their shares among those of round 0"

@@ -30,7 +30,7 @@ from utils.distributed import shard
 from utils.registry import look_up
 from utils.seeding import seed_for
 
-Answers = Callable[[int], NDArray[np.uint8]]
+AnswersOf = Callable[[int], NDArray[np.uint8]]
 """Gives the answers (2, S, S) to an image, by its place; see `agreement.agree`."""
 
 
@@ -64,7 +64,7 @@ def pool_maps(
     machine: Machine,
     key: str,
     done: Collection[int] = (),
-    answers: Answers | None = None,
+    answers: AnswersOf | None = None,
 ) -> Iterator[tuple[int, Maps]]:
     """Yield place and `Maps` of every image of the pool, group by group where it has groups.
 
@@ -81,8 +81,7 @@ def pool_maps(
     and batches of images without groups, all of which are ``done`` are left out.
 
     With ``answers`` each snapshot's maps, clean and attacked alike, are brought into agreement with
-    what was answered of the image, so that nobody is asked again what follows from it, and what
-    contradicts the networks is looked into.
+    what was answered of the image (`agreement.agree`); not for an acquisition that looks at none.
     """
     for group in shard(images_apart(images.samples, config.grouped, config.at_a_time)):
         if all(index in done for index in group):
@@ -115,7 +114,7 @@ def _batch_maps(
     config: Config,
     machine: Machine,
     key: str,
-    answers: Answers | None,
+    answers: AnswersOf | None,
 ) -> Iterator[Maps]:
     """Yield the `Maps` of some images, see `pool_maps`."""
     attack = look_up(ATTACKS, config.attack, "attack")
@@ -140,7 +139,7 @@ def _batch_maps(
         maps = torch.cat([maps, predict_snapshots(ensemble, moved).maps])
     # One vote for both: the weights depend on the clean image alone.
     maps = neighbour_vote(maps, pixels, config.vote_kernel, config.vote_sigma)
-    if answers is not None:
+    if answers is not None and acquisition.needs_model:
         labels = torch.from_numpy(np.stack([answers(index) for index in indices]))
         labels = labels.to(machine.device)
         maps = torch.stack([agree(one, found.features, labels) for one in maps])

@@ -23,7 +23,7 @@ from active_learning.asking import (
 from active_learning.diversity import DIVERSITY
 from active_learning.draft import Chosen, Draft, forget, made_of
 from active_learning.ensembles import ensemble_files
-from active_learning.maps import Answers, Maps, pool_maps
+from active_learning.maps import AnswersOf, Maps, pool_maps
 from active_learning.mistakes import Mistakes
 from active_learning.oracle import MaskOracle, Oracle, leak_regions
 from active_learning.people import HumanOracle
@@ -176,7 +176,7 @@ class Pool:
         pooled = config.spend == "pool"
         wanted = count * CAP if pooled else count
         choose = partial(self._choose, known, skipped, wanted, key, files[-1].parent)
-        answers = None
+        answers: AnswersOf | None = None
         if config.ask_agree:
             labels = PointLabels(known, native_sizes(self.samples), config.size)
             answers = partial(labels.at, affine=np.eye(3))
@@ -203,7 +203,7 @@ class Pool:
         key: str,
         choose: Callable[[int, Maps], Choice],
         draft: Draft,
-        answers: Answers | None,
+        answers: AnswersOf | None,
     ) -> tuple[dict[int, Chosen], list[tuple[int, Maps, Choice]]]:
         """Look at the images that the draft lacks; return all choices, and what a sheet shows."""
         config, shown = self.config, self._shown()
@@ -212,7 +212,7 @@ class Pool:
         done = draft.found.keys() - set(shown)
         if done:
             print(f"{key}: going on, {len(done)} of {len(images)} images were looked at before")
-        maps_of = pool_maps(images, ensemble, config, machine, key, done, answers)
+        maps_of = pool_maps(images, ensemble, config, machine, key, done, answers=answers)
         work = in_background(choose, maps_of, config.batch_size)
         about = -(-(len(images) - len(done)) // world())
         bar = tqdm(work, f"asking, {key}", about, unit="image", disable=not is_main())

@@ -45,7 +45,8 @@ class Taught:
         scale: how much the images are enlarged.
         agree: whether the maps are brought into agreement with the answers.
         cut: whether they are cut along the picture's edges.
-        trust: least overlap of map and pseudo label, see `overlap`.
+        trust: least `overlap` of a map and its cut (uncut, of it at one half) for the latter to be
+            the label; else it is the map. 0: it always is the cut.
     """
 
     snapshots: int = 3
@@ -65,8 +66,9 @@ class Teacher:
     its mirror image is brought into agreement with the answers by `agree` and cut along the
     picture's edges by `cut`. Nothing but points, pictures and networks is looked at.
 
-    Where map and cut have little in common, the object has been missed, or is another one. Such an
-    image has its map for a label, in all its greys: what is said there is that nobody is sure.
+    Where map and cut have little in common, the map is mostly of nothing, or of something else.
+    Such an image has the map itself for a label, in its greys. (A loss may sharpen them: soft IoU
+    does.)
 
     The images are looked at enlarged: random crops let objects look larger in training than they
     are, and a network finds them best at the size it knows (Touvron et al., NeurIPS 2019).
@@ -83,7 +85,7 @@ class Teacher:
     Attributes:
         maps: uint8 (N, s, s), 255 for foreground, in memory that processes share; s is the images'
             size, `CUT_SIZE` at most.
-        trusted: bool (N,), whose maps are cut; the others are grey.
+        trusted: bool (N,), whose labels are cuts; the others' are grey maps.
         seen: the snapshots they were made by; empty: there are no pseudo labels yet.
     """
 
@@ -116,11 +118,12 @@ class Teacher:
             machine: where to compute.
 
         Raises:
-            UserError: the round before has left no snapshots.
+            UserError: there are no own snapshots yet, and none of the round before.
         """
+        own = list_snapshots(self.own, epoch)
         earlier = list_snapshots(self.earlier) if self.earlier else []
-        newest = (list_snapshots(self.own, epoch) or earlier)[-self.how.snapshots :]
-        if self.earlier and not earlier:
+        newest = (own or earlier)[-self.how.snapshots :]
+        if self.earlier and not newest:
             raise UserError(
                 f"{self.earlier}: no snapshots to make pseudo labels by: train the round before "
                 "first, or turn them off by --losses_pseudo ''"
@@ -166,8 +169,9 @@ class Teacher:
 def overlap(prob: np.ndarray, made: np.ndarray) -> float:
     """Return how much a saliency map (S, S) in [0, 1] and a cut, bool (S, S), have in common.
 
-    The soft intersection over union, in [0, 1]; of a cut without foreground it is 0. It needs no
-    mask, and ranks images nearly as the IoU of the cut with the mask would.
+    The soft intersection over union, in [0, 1]; of a cut without foreground it is 0. A faint haze
+    over all the ground counts, so that it is lower for small objects. It needs no mask; how it goes
+    with the IoU of cut and mask is told in benchmarks/label_efficiency/README.md.
     """
     return float(np.minimum(prob, made).sum() / max(np.maximum(prob, made).sum(), 1e-9))
 

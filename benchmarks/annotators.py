@@ -25,8 +25,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.label_arms import ARMS, PEOPLE
-from benchmarks.label_efficiency import Outcome, carry_out, parse, without_folders
+from benchmarks.label_efficiency import Outcome, carry_out, parse
 from benchmarks.label_figure import Line, draw_lines
+from benchmarks.label_kept import without_folders
 from benchmarks.label_scores import Block, Entry, blocks_of, by_arm
 from benchmarks.label_table import COLUMNS, told
 from datasets.index import list_sets
@@ -122,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, flags = parse(argv, __doc__)
     if args.arms or args.list:
         raise UserError("--arms and --list go with label_efficiency.py: the arms are chosen here")
+    if args.kept or args.pack:
+        raise UserError("--kept and --pack go with label_efficiency.py: they hold no answers")
     names = list(dict.fromkeys(arm for arms in PEOPLE.values() for arm in arms))
     command = shlex.join(without_folders(word) for word in words)
     found = carry_out(args, flags, names, command)

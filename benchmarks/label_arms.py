@@ -120,7 +120,7 @@ ARMS: dict[str, Arm] = {
     "no_enlarging": Arm("pseudo labels of images as they are", {"pseudo_scale": 1.0}),
     "no_agreement": Arm("pseudo labels whatever was answered", {"pseudo_agree": False}),
     "no_cut": Arm("pseudo labels whatever edges there are", {"pseudo_cut": False}),
-    "no_trust": Arm("pseudo labels for every image", {"pseudo_trust": 0.0}),
+    "no_trust": Arm("no grey pseudo labels", {"pseudo_trust": 0.0}),
     "no_self_training": Arm("no losses on pseudo labels", {"losses_pseudo": {}}),
 }
 
@@ -210,6 +210,11 @@ class Planned:
     def folder(self) -> Path:
         """The trial's folder."""
         return Path(self.flags["runs"]) / self.trial
+
+    def at(self, folder: Path) -> Planned:
+        """Return the same trial in the seed's folder below another."""
+        flags = {**self.flags, "runs": str(folder / Path(self.flags["runs"]).name)}
+        return dataclasses.replace(self, flags=flags)
 
 
 def flags_of(flags: Mapping[str, Any], arm: Arm, trial: str, seed: int, runs: Path) -> dict:

@@ -9,8 +9,8 @@ dense twin and the first round, where an arm's settings leave it as it is, are t
 (``base``). Interrupted, the same command goes on; what is done is not done again; more arms, seeds
 and test sets may be added later. An arm that fails is told, and the others go on.
 
-``--pack FOLDER`` copies what a finished trial's result is read from, some 20 kB each; put back into
-``<out>``, on any machine, it is a finished trial.
+``--pack FOLDER`` writes what the results are read from, some tens of kB a trial. With
+``--kept FOLDER`` they are read from there, on any machine, and only what is lacking is run.
 
 Every test set is scored by the ``best`` weights of every round, chosen on the trial's own
 validation images: at random points for points, at masks for masks. ``<out>`` gets ``table.md``,
@@ -42,8 +42,8 @@ from benchmarks.label_arms import (
     plan,
 )
 from benchmarks.label_figure import draw
-from benchmarks.label_kept import pack
-from benchmarks.label_runs import is_scored, prepare_data, run_all
+from benchmarks.label_kept import PATHS, pack, without_folders
+from benchmarks.label_runs import prepare_data, run_all
 from benchmarks.label_scores import Entry, blocks_of, read_entry
 from benchmarks.label_stages import Stages, made_with
 from benchmarks.label_table import csv_rows, markdown
@@ -54,7 +54,6 @@ from utils.errors import UserError, closest, run_script
 from utils.files import write_json, write_text
 from utils.tables import write_rows
 
-PATHS = ("data_root", "backbone_weights", "runs")
 OURS = ("trial", "runs", "seed")
 
 
@@ -74,7 +73,9 @@ def parse(argv: Sequence[str] | None, text: str = __doc__) -> tuple[Namespace, d
     flag("--jobs", type=int, default=1, help="trials run at once (default: 1)")
     flag("--keep", action="store_true", help="keep maps, snapshots and last weights")
     flag("--report", action="store_true", help="only read what is there and write the table")
-    flag("--pack", type=Path, help="copy what is kept of each finished trial to this folder")
+    flag("--pack", type=Path, help="write what is kept of each finished trial to this folder")
+    told = "folder of such trials, which are not run again; may be given several times"
+    flag("--kept", type=Path, action="append", default=[], help=told)
     flag("--list", action="store_true", help="print the arms and leave")
     found = vars(parser.parse(argv))
     flags = {name: found.pop(name) for name in FIELDS if name in found}
@@ -116,7 +117,7 @@ def run(
     planned: Sequence[Planned], bases: dict[int, Planned], stages: Stages, keep: bool
 ) -> list[str]:
     """Run all trials, telling of each as it ends; return what failed, a line each."""
-    trials = {(one.seed, BASE_TRIAL): one for one in bases.values()}
+    trials = {(one.seed, BASE_TRIAL): bases[one.seed] for one in planned}
     for one in planned:
         trials.setdefault((one.seed, one.trial), one)
     work = [(one, bases[one.seed]) for one in trials.values()]
@@ -129,26 +130,33 @@ def run(
     return failed
 
 
-def pack_all(planned: Sequence[Planned], sets: Sequence[str], target: Path) -> None:
-    """Copy what is kept of each finished trial; see `label_kept`."""
-    folders = [one.folder.with_name(name) for one in planned for name in (BASE_TRIAL, one.trial)]
-    done = [one for one in dict.fromkeys(folders) if is_scored(one, "+".join(sets))]
-    for folder in done:
-        pack(folder, target / folder.parent.name / folder.name)
-    print(f"{len(done)} trials are kept: {target}")
+def read_all(
+    planned: Sequence[Planned], sets: Sequence[str], kept: Sequence[Path] = ()
+) -> tuple[list[Entry], list[str]]:
+    """Return the results that are there and, a line each, why some of them are left out.
 
-
-def read_all(planned: Sequence[Planned], sets: Sequence[str]) -> tuple[list[Entry], list[str]]:
-    """Return the results that are there and, a line each, why some of them are left out."""
+    Args:
+        planned: what is looked for.
+        sets: test sets of which the scores are wanted.
+        kept: folders of what is kept of trials, see `label_kept`; they come before the trials' own.
+    """
     entries, faults = [], []
     for one in planned:
         try:
-            entry = read_entry(one, sets)
+            places = [*(one.at(folder) for folder in kept), one]
+            found = (entry for entry in (read_entry(at, sets) for at in places) if entry)
+            entries += [entry for entry in [next(found, None)] if entry]
         except UserError as error:
             faults.append(f"seed {one.seed}, {one.arm}: left out: {error}")
-            continue
-        entries += [entry] if entry else []
     return entries, faults
+
+
+def trials_of(entries: Sequence[Entry]) -> list[Path]:
+    """Return the folders of the trials that results were read from."""
+    pairs = (
+        (entry.kept[0].parent, name) for entry in entries for name in (BASE_TRIAL, entry.trial)
+    )
+    return sorted({folder.with_name(name) for folder, name in pairs})
 
 
 def about(base: Config, entries: Sequence[Entry], seeds: Sequence[int]) -> dict[str, Any]:
@@ -165,12 +173,6 @@ def about(base: Config, entries: Sequence[Entry], seeds: Sequence[int]) -> dict[
         "seeds": list(seeds),
         "trained": trained,
     }
-
-
-def without_folders(word: str) -> str:
-    """Return a word of a command line with an absolute path in it cut down to its name."""
-    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    return flag + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def report(
@@ -234,10 +236,11 @@ def carry_out(
         device = choose_machine(base.device, base.precision).device.type
         stages = Stages(args.jobs, made_with(command, device))
         prepare_data(base, stages, args.out)
-        failed += run(planned, bases, stages, args.keep)
-    entries, faults = read_all(planned, sets)
-    if args.pack:
-        pack_all(planned, sets, args.pack)
+        places = [[one.at(folder) for folder in args.kept] for one in planned]
+        known = [any(read_entry(at, sets) for at in mine) for mine in places]
+        left = [one for one, is_known in zip(planned, known, strict=True) if not is_known]
+        failed += run(left, bases, stages, args.keep)
+    entries, faults = read_all(planned, sets, args.kept)
     return Outcome(base, seeds, sets, hard, entries, failed + faults)
 
 
@@ -253,6 +256,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if found.entries:
         made = about(found.base, found.entries, found.seeds)
         report(found.entries, made, found.sets, found.hard, args.out)
+        if args.pack:
+            pack(trials_of(found.entries), args.pack)
     for line in found.failed:
         print(line, file=sys.stderr)
     return 1 if found.failed else 0

@@ -1,20 +1,22 @@
 """What is kept of a finished trial: four small files, that its result is read from.
 
-They are text of some 20 kB and hold no folder's name, where the command line named none: fit for a
-repository. Put back into ``<out>/seed_<s>/<trial>/`` on another machine, they are a finished trial.
+They are text, some 70 bytes an image of the test sets, and name no folder but by its last part: fit
+for a repository. ``--pack FOLDER`` writes them, ``--kept FOLDER`` reads them, on any machine.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from config import Config
 from utils.errors import UserError
-from utils.files import read_json, write_json
+from utils.files import read_json, write_json, write_text
 from utils.results import image_scores
 from utils.run_folder import RunFolder
 from utils.tallies import log_path, read_tallies
@@ -27,7 +29,8 @@ TESTED = ("S", "MAE")
 IMAGES = "images.json"
 """The scores of each image, in a trial's folder."""
 
-KEPT = ("config.json", "bench.json", "scores.csv", IMAGES)
+PATHS = ("data_root", "backbone_weights", "runs")
+"""Fields of the settings that may name a folder of the machine."""
 
 _DIGITS = 6
 
@@ -48,7 +51,7 @@ def keep_images(run: RunFolder, checkpoints: Sequence[Path], sets: Sequence[str]
             scores = image_scores(kept, TESTED)
             rounded = {metric: np.round(of, _DIGITS).tolist() for metric, of in scores.items()}
             found.setdefault(name, {})[set_name] = {"images": list(kept.names), **rounded}
-    write_json(run.root / IMAGES, found)
+    write_text(run.root / IMAGES, json.dumps(found, ensure_ascii=False) + "\n")
 
 
 def read_images(path: Path, checkpoint: str, set_name: str) -> tuple[list[str], OfImages]:
@@ -65,14 +68,51 @@ def read_images(path: Path, checkpoint: str, set_name: str) -> tuple[list[str], 
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise UserError(
-            f"{path}: lacks the scores of each image of {checkpoint} on {set_name}: delete its "
-            "folder and run the arm again"
+            f"{path}: lacks the scores of each image of {checkpoint} on {set_name}: delete it and "
+            "give the same command again, without --report"
         ) from None
     return names, scores
 
 
-def pack(trial: Path, target: Path) -> None:
-    """Copy what is kept of a finished trial into a folder."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        shutil.copyfile(trial / name, target / name)
+def without_folders(word: str) -> str:
+    """Return a word of a command line with an absolute path in it cut down to its name."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return flag + equals + (Path(value).name if Path(value).is_absolute() else value)
+
+
+def named_alike(saved: Config, config: Config) -> Config:
+    """Return ``config`` with the folders of ``saved`` where both have the same last part."""
+    pairs = {name: (getattr(saved, name), getattr(config, name)) for name in PATHS}
+    alike = {name: old for name, (old, new) in pairs.items() if Path(old).name == Path(new).name}
+    return dataclasses.replace(config, **alike)
+
+
+def pack(trials: Iterable[Path], target: Path) -> None:
+    """Write what is kept of finished trials, ``seed_<s>/<trial>``, into a folder.
+
+    Each file is written whole or not at all.
+
+    Raises:
+        UserError: a file of a trial is missing, or the disk is full; or another trial's scores are
+            there (of a first round that was trained elsewhere, say, which rounded otherwise), and
+            nothing was written.
+    """
+    pairs = {trial: target / trial.parent.name / trial.name for trial in trials}
+    for trial, mine in pairs.items():
+        scores = mine / "scores.csv"
+        if scores.exists() and scores.read_bytes() != (trial / "scores.csv").read_bytes():
+            raise UserError(
+                f"{mine}: holds other scores than {trial}: give --pack a folder of its own, and "
+                "both to --kept"
+            )
+    for trial, mine in pairs.items():
+        settings = read_json(trial / "config.json")
+        named = {name: without_folders(settings[name]) for name in PATHS if name in settings}
+        write_json(mine / "config.json", {**settings, **named})
+        for name in ("bench.json", "scores.csv", IMAGES):
+            try:
+                text = (trial / name).read_text(encoding="utf-8")
+            except OSError as error:
+                raise UserError(f"cannot keep {trial / name}: {error.strerror}") from None
+            write_text(mine / name, text)
+    print(f"{len(pairs)} trials are kept: {target}")

@@ -65,7 +65,8 @@ class Trial:
     @property
     def scored(self) -> bool:
         """Whether its scores on the test sets are there."""
-        return is_scored(self.run.root, self.config.testsets)
+        known = self.journal.scored_on == self.config.testsets
+        return known and (self.run.root / IMAGES).exists()
 
     def score(self, checkpoints: Sequence[Path], last: Sequence[Path]) -> None:
         """Make and score the maps of checkpoints on the test sets; of none, nothing is left to do.
@@ -108,24 +109,9 @@ def begin(planned: Planned, base: Config | None) -> Config:
     return config
 
 
-def is_scored(trial: Path, testsets: str) -> bool:
-    """Whether the scores of a trial on these sets are there."""
-    return Journal(trial).scored_on == testsets and (trial / IMAGES).exists()
-
-
-def run_base(trial: Trial, wanted: bool) -> None:
-    """Train what the arms of a seed share: the first round, and the dense twin.
-
-    Of one that was kept as its scores alone the first round is trained anew, if it is wanted.
-    """
-    if trial.scored and not wanted:
-        return
-    if trial.scored and not trial.run.trained("points", 0).exists():
-        for name in ("ask round_00", "train round_00"):
-            trial.journal.seconds.pop(name, None)
+def run_base(trial: Trial) -> None:
+    """Train what the arms of a seed share: the first round, and the dense twin."""
     trial.ask_and_train("points", 0)
-    if trial.scored:
-        return
     trial.stage("train dense", ["train.py", "--arm", "dense"], trial.run.trained("dense", 0))
     both = [trial.run.checkpoint(arm, 0, "best") for arm in ("points", "dense")]
     trial.score(both, both)
@@ -135,8 +121,7 @@ def run_arm(trial: Trial, base: Config) -> None:
     """Train and score all rounds of an arm, from the base trial's first one where it may."""
     shared = RunFolder(base.run_folder)
     if not trial.run.superpixels.exists():  # they follow from the pictures; so does what is sound
-        if shared.superpixels.exists():
-            copy_tree(shared.superpixels, trial.run.superpixels)
+        copy_tree(shared.superpixels, trial.run.superpixels)
         link(shared.root / "data_checked.json", trial.run.root / "data_checked.json")
     if shares_first_round(base, trial.config):
         Journal(shared.root).check_threads(trial.stages.threads)
@@ -203,17 +188,8 @@ def clean(trial: Trial) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def run_trial(
-    planned: Planned, base: Planned, stages: Stages, keep: bool, wanted: bool = True
-) -> None:
+def run_trial(planned: Planned, base: Planned, stages: Stages, keep: bool) -> None:
     """Run one trial to its scores; one that has them is left alone.
-
-    Args:
-        planned: the trial.
-        base: the base trial of its seed.
-        stages: runs its stages.
-        keep: leave maps and weights where they are.
-        wanted: whether other trials are to start from it.
 
     Raises:
         UserError: a stage failed, or the settings cannot be meant.
@@ -224,10 +200,11 @@ def run_trial(
         base_config = None if is_base else settings.resolve(base.flags)
         config = begin(planned, base_config)
         trial = Trial(config, planned.supervision, stages, Journal(folder), lock)
-        if base_config is None:
-            run_base(trial, wanted)
-        elif not trial.scored:
-            run_arm(trial, base_config)
+        if not trial.scored:
+            if base_config is None:
+                run_base(trial)
+            else:
+                run_arm(trial, base_config)
         if not keep:
             clean(trial)
 
@@ -244,13 +221,12 @@ def run_all(
         keep: leave maps and weights where they are.
     """
     bases: dict[int, Future[str]] = {}
-    left = {one.seed for one, _ in trials if not is_scored(one.folder, one.flags["testsets"])}
 
     def work(planned: Planned, base: Planned) -> str:
         if planned.trial != BASE_TRIAL and bases[planned.seed].result():
             return "the base trial of this seed failed"
         try:
-            run_trial(planned, base, stages, keep, planned.seed in left)
+            run_trial(planned, base, stages, keep)
         except (UserError, OSError) as error:
             return str(error)
         return ""

@@ -12,7 +12,7 @@ import numpy as np
 
 import config as settings
 from benchmarks.label_arms import ARMS, BASE_TRIAL, Planned, fresh, shares_first_round
-from benchmarks.label_kept import IMAGES
+from benchmarks.label_kept import IMAGES, named_alike
 from benchmarks.label_stages import Journal
 from config import FREE, Config
 from utils import ranking
@@ -133,13 +133,15 @@ def read_entry(planned: Planned, sets: Sequence[str]) -> Entry | None:
     journals = [journal, Journal(base.root)] if journal.shared else [journal]
     if not all(set(sets) <= set(one.scored_on.split("+")) for one in journals):
         return None
-    config = fresh(planned.flags)
+    config = named_alike(_settings(run), fresh(planned.flags))
     others = settings.differences(_settings(run), config).keys() - FREE - {"trial"}
     if others:
         raise UserError(
             f"{run.root}: was run with other settings ({', '.join(sorted(others))}): give the "
             "flags of then, or name another --out"
         )
+    if not (run.root / IMAGES).exists():
+        raise UserError(f"{run.root}: lacks {IMAGES}: give the same command without --report")
     if journal.shared and not shares_first_round(_settings(base), config):
         raise UserError(f"{base.root}: its first round is another than that of {run.root}")
     kind = planned.supervision

@@ -53,7 +53,8 @@ def parse_part(text: str) -> Part:
     well = equals and colon and source and count.isdecimal() and int(count) > 0
     if not well or (slash and not all(prefixes.split(","))):
         raise UserError(f"{text}: give NEW=SET:COUNT or NEW=SET/prefix,prefix:COUNT")
-    split_set_names(name)
+    if len(split_set_names(name)) > 1:
+        raise UserError(f"{text}: '+' joins sets, so that no set can be named so")
     return Part(name, source, tuple(prefixes.split(",")) if slash else (), int(count))
 
 
@@ -88,6 +89,16 @@ def link_to(source: Path, target: Path) -> None:
         raise UserError(f"{target}: is there, and something else: name another --out") from None
 
 
+def _require_no_other(folder: Path, chosen: Sequence[Sample]) -> None:
+    """Raise `UserError` if a set's folder holds more than the images chosen: of another call."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if others := sorted(there - {sample.name for sample in chosen}):
+        raise UserError(
+            f"{folder}: holds {others[0]}, which is not of this part: delete the folder, or name "
+            "another --out"
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Link the parts; see the module's text."""
     parser = argparse.ArgumentParser(
@@ -104,6 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = take(list_set(args.data_root, part.source), part, mine)
         mine |= {sample.name for sample in chosen}
         found.append((part, chosen))
+    names = [part.name for part, _ in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{twice[0]}: is to be made twice: give each part a name of its own")
+    for part, chosen in found:
+        _require_no_other(args.out / IMAGES_FOLDER / part.name, chosen)
     for part, chosen in found:
         for sample in chosen:
             link_to(sample.image, args.out / IMAGES_FOLDER / part.name / sample.name)

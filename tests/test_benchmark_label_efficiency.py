@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import shlex
-import shutil
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -41,6 +41,7 @@ from benchmarks.label_arms import (
 )
 from benchmarks.label_compared import Compared
 from benchmarks.label_figure import budget_lines, round_lines
+from benchmarks.label_kept import without_folders
 from benchmarks.label_scores import Entry, area, blocks_of, mean_height, ratio
 from benchmarks.label_stages import Journal, Stages
 from benchmarks.label_table import csv_rows, markdown
@@ -155,7 +156,7 @@ def test_seeds_and_arms_as_given() -> None:
 
 def test_nothing_of_a_place_is_told() -> None:
     words = ["--out", "/a/b/c", "--data_root=/d/e", "rel/x", "bce=1+iou=2"]
-    found = [label_efficiency.without_folders(word) for word in words]
+    found = [without_folders(word) for word in words]
     assert found == ["--out", "c", "--data_root=e", "rel/x", "bce=1+iou=2"]
 
 
@@ -492,36 +493,79 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert Journal(tmp_path / "seed_0" / "margin").scored_on == "B+C"
 
 
-def test_what_is_kept_of_a_trial_is_a_finished_trial_elsewhere(tmp_path: Path) -> None:
-    here, kept = tmp_path / "here", tmp_path / "kept"
-    run_pretended(["dense", "margin", "random"], here, Pretended())
-    flags = {"data_root": "D", "trainset": "A", "testsets": "B"}
-    planned = plan(["dense", "margin", "random", "bald"], flags, [0], here)[0]
-    label_efficiency.pack_all(planned, ["B"], kept)
+def carried_out(
+    monkeypatch: pytest.MonkeyPatch, root: Path, arms: str, stages: Stages, *more: str
+) -> tuple[int, list[tuple[str, str]]]:
+    """Call the benchmark with pretended stages; return its exit code and what they did."""
+    monkeypatch.setattr(label_efficiency, "Stages", lambda jobs, made: stages)
+    monkeypatch.setattr(label_efficiency, "prepare_data", lambda *args: None)
+    monkeypatch.setattr(label_runs, "keep_images", pretend_images)
+    words = ["--data_root", str(root / "data"), "--trainset", "A", "--testsets", "B"]
+    words += ["--device", "cpu", "--seeds", "1", "--arms", arms, *more]
+    return label_efficiency.main(words), stages.seen
+
+
+def test_what_is_kept_is_not_run_again_on_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there, kept = tmp_path / "here", tmp_path / "there", tmp_path / "kept"
+    call = functools.partial(carried_out, monkeypatch)
+    out = ["--out", str(here / "out"), "--pack", str(kept)]
+    assert call(here, "margin,rounds_1", Pretended(), *out)[0] == 0
+    assert "3 trials are kept" in capsys.readouterr().out
     names = ["bench.json", "config.json", "images.json", "scores.csv"]
-    for trial in (BASE_TRIAL, "margin", "random"):
+    for trial in (BASE_TRIAL, "margin", "rounds_1"):
         assert sorted(path.name for path in (kept / "seed_0" / trial).iterdir()) == names
-    assert sorted(path.name for path in (kept / "seed_0").iterdir()) == [
-        *("base", "margin", "random"),
-    ]
-    there = tmp_path / "there"
-    shutil.copytree(kept, there)
+    texts = [path.read_text(encoding="utf-8") for path in kept.rglob("*.*")]
+    assert not any(str(tmp_path) in text for text in texts)
+    # All of it is read there; nothing is run.
+    reading = ["--out", str(there / "out"), "--kept", str(kept)]
+    assert call(there, "margin,rounds_1", Pretended(), *reading) == (0, [])
+    tables = [root / "out" / "table.csv" for root in (here, there)]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+    assert not (there / "out" / "seed_0").exists()
+    # One more arm is run with a base trial of its own, and reported beside what is kept.
+    code, seen = call(there, "margin,bald", Pretended(), *reading)
+    assert (code, {trial for trial, _ in seen}) == (0, {BASE_TRIAL, "bald"})
+    rows = read_rows(there / "out" / "table.csv", ("arm",))
+    assert [row["arm"] for row in rows] == ["dense", "margin", "bald"]
+    # Both together are kept in one folder, if the base trials' scores are the same.
+    both = [*reading, "--pack", str(kept)]
+    scores = there / "out" / "seed_0" / BASE_TRIAL / "scores.csv"
+    sound = scores.read_text(encoding="utf-8")
+    scores.write_text(sound.replace("0.5", "0.6"), encoding="utf-8")
+    with pytest.raises(UserError, match="base: holds other scores than"):
+        call(there, "margin,bald", Pretended(), *both)
+    assert not (kept / "seed_0" / "bald").exists()
+    scores.write_text(sound, encoding="utf-8")
+    assert call(there, "margin,bald", Pretended(), *both) == (0, [])
+    assert (kept / "seed_0" / "bald" / "images.json").exists()
+
+
+def test_what_is_kept_of_other_settings_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = functools.partial(carried_out, monkeypatch, tmp_path, "margin")
+    kept = tmp_path / "kept"
+    assert call(Pretended(), "--out", str(tmp_path / "a"), "--pack", str(kept))[0] == 0
+    reading = ["--out", str(tmp_path / "b"), "--kept", str(kept)]
+    for more in (["--lr", "0.5"], ["--data_root", "elsewhere"]):
+        with pytest.raises(UserError, match=r"was run with other settings \((lr|data_root)\)"):
+            call(Pretended(), *reading, *more)
+    # Another set was not scored: the arm is run.
+    assert call(Pretended(), *reading, "--testsets", "B+C")[1]
+
+
+def test_results_from_before_images_were_kept_are_told(tmp_path: Path) -> None:
+    run_pretended(["dense", "margin"], tmp_path, Pretended())
+    (tmp_path / "seed_0" / "margin" / "images.json").unlink()
+    found, (fault,) = read(["dense", "margin"], tmp_path)
+    assert list(found) == ["dense"]
+    assert "lacks images.json" in fault
     again = Pretended()
-    assert set(run_pretended(["dense", "margin", "random"], there, again).values()) == {""}
-    assert again.seen == []
-    before, after = (read(["dense", "margin", "random"], root)[0] for root in (here, there))
-    for arm, entry in before.items():
-        assert dataclasses.replace(after[arm], kept=entry.kept) == entry
-    # One more arm wants the first round, which is trained anew; the twin is not.
-    run_pretended(["margin", "bald"], there, again)
-    ours = ["active_learning points 0", "train points 0"]
-    assert [name for trial, name in again.seen if trial == BASE_TRIAL] == ours
-    assert {trial for trial, _ in again.seen} == {BASE_TRIAL, "bald"}
-    seconds = Journal(there / "seed_0" / BASE_TRIAL).seconds
-    assert seconds["train round_00"] == seconds["train dense"] == 1.0
-    more = Pretended()
-    run_pretended(["margin", "entropy"], there, more)
-    assert {trial for trial, _ in more.seen} == {"entropy"}
+    run_pretended(["margin"], tmp_path, again)
+    assert [name for _, name in again.seen] == ["test", "evaluate"]
+    assert list(read(["dense", "margin"], tmp_path)[0]) == ["dense", "margin"]
 
 
 def test_a_killed_run_goes_on_and_adds_up_its_time(tmp_path: Path) -> None:
@@ -695,7 +739,7 @@ def test_the_whole_run_and_that_sharing_changes_nothing(
     check_report(out)
     results = read_json(out / "results.json")
     (trained,) = results["trained"]
-    assert trained["command"] == shlex.join(map(label_efficiency.without_folders, command))
+    assert trained["command"] == shlex.join(map(without_folders, command))
     assert (trained["threads"], trained["device"]) == (1, "cpu")
     assert trained["versions"].keys() > {"python", "torch"}
     assert label_efficiency.main([*command, "--report"]) == 1  # for odd

@@ -68,9 +68,32 @@ def test_what_is_in_the_way_is_told(root: Path, tmp_path: Path) -> None:
     assert taken.read_text(encoding="utf-8") == "mine"
 
 
+def test_parts_of_another_call_are_not_mixed_in(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "P"
+    words = ["--data_root", str(root), "--out", str(out)]
+    assert main([*words, "TR=ALL:5"]) == 0
+    with pytest.raises(UserError, match=r"TR: holds cat_2.jpg, which is not of this part"):
+        main([*words, "TR=ALL:3", "DEV=ALL:2"])
+    assert len(names_of(out, "TR")) == 5
+    assert not (out / "images/DEV").exists()
+    with pytest.raises(UserError, match="A: is to be made twice"):
+        main([*words, "A=ALL:2", "A=ALL:3"])
+
+
 def test_how_a_part_is_written() -> None:
     assert parse_part("A=B/x_,y:12") == Part("A", "B", ("x_", "y"), 12)
     assert parse_part("A=B:1") == Part("A", "B", (), 1)
-    for text in ("A", "A=B", "A=B:", "A=B:0", "A=B:x", "=B:1", "A=:1", "A/C=B:1", "A=B/:1"):
+    for text in (
+        "A",
+        "A=B",
+        "A=B:",
+        "A=B:0",
+        "A=B:x",
+        "=B:1",
+        "A=:1",
+        "A/C=B:1",
+        "A=B/:1",
+        "A+C=B:1",
+    ):
         with pytest.raises(UserError):
             parse_part(text)

@@ -426,9 +426,9 @@ def test_maps_are_brought_into_agreement_with_the_answers(world):
 def test_what_was_answered_reaches_the_look_at_the_pool(world, asked, tmp_path, monkeypatch):
     seen = {}
 
-    def watched(*args):
-        seen["answers"] = args[-1]
-        return pool_maps(*args)
+    def watched(*args, answers):
+        seen["answers"] = answers
+        return pool_maps(*args, answers=answers)
 
     monkeypatch.setattr(query, "pool_maps", watched)
     for agreed in (True, False):
@@ -441,9 +441,12 @@ def test_what_was_answered_reaches_the_look_at_the_pool(world, asked, tmp_path, 
             continue
         pool = Pool(config)
         for index, points in enumerate(pool.known("points", 2)):
-            told = seen["answers"](index)
-            assert told.shape == (2, config.size, config.size)
-            assert told.sum((1, 2)).tolist() == [(points[:, 2] == label).sum() for label in (0, 1)]
+            width, height = {**POOL, **SPARE}[pool.samples[index].name]
+            expected = np.zeros((2, config.size, config.size))
+            for x, y, label in points:
+                row, column = (y + 0.5) * config.size / height, (x + 0.5) * config.size / width
+                expected[label, int(row), int(column)] += 1
+            assert np.array_equal(seen["answers"](index), expected)
 
 
 def maps_of(world, images, config):

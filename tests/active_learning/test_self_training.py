@@ -83,6 +83,7 @@ def test_the_newest_snapshots_teach(images: ResizedImages, tmp_path: Path) -> No
     assert names_after(teacher_of(images, none, None), range(1)) == [[]]
     with pytest.raises(UserError, match=r"none: no snapshots .* train the round before"):
         teacher_of(images, own, none).look(0, MACHINE)
+    assert names_after(teacher_of(images, own, none), range(1, 2)) == [["own/1"]]
 
 
 def test_the_overlap_of_map_and_cut_by_hand() -> None:
