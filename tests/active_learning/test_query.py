@@ -30,10 +30,11 @@ from active_learning.selection import grid_pixels
 from active_learning.spending import shares
 from active_learning.uncertainty import ACQUISITIONS
 from config import Config, to_dict
+from datasets.augment import move, resize_map
 from datasets.cache import ResizedImages
 from datasets.index import list_sets, split_train_validation
 from datasets.label_budget import label_budget
-from datasets.points import Point, read_points
+from datasets.points import Point, count_labels, read_points
 from datasets.round_labels import read_point_labels
 from datasets.round_sheet import read_sheet
 from datasets.superpixels import superpixels
@@ -442,10 +443,9 @@ def test_what_was_answered_reaches_the_look_at_the_pool(world, asked, tmp_path, 
         pool = Pool(config)
         for index, points in enumerate(pool.known("points", 2)):
             width, height = {**POOL, **SPARE}[pool.samples[index].name]
-            expected = np.zeros((2, config.size, config.size))
-            for x, y, label in points:
-                row, column = (y + 0.5) * config.size / height, (x + 0.5) * config.size / width
-                expected[label, int(row), int(column)] += 1
+            pixels = move(points[:, :2], resize_map(width, height, config.size))
+            expected = count_labels(points, pixels, config.size)
+            assert expected.sum() == len(points) > 0
             assert np.array_equal(seen["answers"](index), expected)
 
 
