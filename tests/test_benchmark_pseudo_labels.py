@@ -32,16 +32,17 @@ def test_a_mask_without_outline_is_far_from_it(value: bool) -> None:
 
 
 def test_ways_build_up_and_take_away() -> None:
-    ways = list(benchmark.ways_of(Taught(3, 1.25, True, True)).values())
-    told = [(way.snapshots, way.scale, way.agree, way.cut) for way in ways]
+    ways = list(benchmark.ways_of(Taught(3, 1.25, True, True, 0.5)).values())
+    told = [(way.snapshots, way.scale, way.agree, way.cut, way.trust) for way in ways]
     assert told == [
-        (3, 1.0, False, False),
-        (3, 1.25, False, False),
-        (3, 1.25, True, False),
-        (3, 1.25, True, True),
-        (3, 1.0, True, True),
-        (3, 1.25, False, True),
-        (1, 1.25, True, True),
+        (3, 1.0, False, False, 0),
+        (3, 1.25, False, False, 0),
+        (3, 1.25, True, False, 0),
+        (3, 1.25, True, True, 0),
+        (3, 1.0, True, True, 0),
+        (3, 1.25, False, True, 0),
+        (1, 1.25, True, True, 0),
+        (3, 1.25, True, True, 0.5),
     ]
 
 
@@ -53,7 +54,8 @@ def test_the_table_of_a_trial(tiny: list[str], capsys: pytest.CaptureFixture) ->
     benchmark.main([*tiny, "--images", "5"])
     lines = capsys.readouterr().out.splitlines()
     values = [line.split()[-6:] for line in lines if line.startswith(("the", "+", "all"))]
-    assert len(values) == 7
+    assert len(values) == 8
+    assert {trusted for *_, trusted, _, _ in values[:-1]} == {"100.0"}
     for wrong, far, overlap, trusted, *of_some in values:
         assert 0 <= float(far) <= float(wrong) <= 100
         share = float(trusted) / 100
