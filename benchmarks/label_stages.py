@@ -71,9 +71,19 @@ class Journal:
         self.write()
 
 
+def commit_of(folder: Path) -> str:
+    """Return the commit that a checkout is at, and whether files differ from it; else "unknown"."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=7"]
+    try:
+        told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return told.stdout.strip()
+
+
 def made_with(command: str, device: str) -> dict[str, Any]:
-    """Return what may change a training beside its settings: command, device type, versions."""
-    versions = {"python": platform.python_version()}
+    """Return what may change a training beside its settings: code, device type, versions."""
+    versions = {"commit": commit_of(ROOT), "python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = version(package)

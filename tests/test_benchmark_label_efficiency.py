@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shlex
+import subprocess
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -43,7 +44,7 @@ from benchmarks.label_compared import Compared
 from benchmarks.label_figure import budget_lines, round_lines
 from benchmarks.label_kept import without_folders
 from benchmarks.label_scores import Entry, area, blocks_of, mean_height, ratio
-from benchmarks.label_stages import Journal, Stages
+from benchmarks.label_stages import Journal, Stages, commit_of, made_with
 from benchmarks.label_table import csv_rows, markdown
 from config import FIELDS, FREE, PRESETS, Config
 from datasets.points import read_points
@@ -152,6 +153,27 @@ def test_seeds_and_arms_as_given() -> None:
     assert len(erring) == 12
     with pytest.raises(UserError, match="did you mean 'margin'"):
         choose_arms("margins")
+
+
+def test_results_name_the_commit_that_made_them(tmp_path: Path) -> None:
+    assert commit_of(tmp_path) == "unknown"
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", *who, *words]
+        told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return told.stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "a").write_text("1", encoding="utf-8")
+    git("add", "a")
+    git("commit", "-q", "-m", "one")
+    git("tag", "v1")
+    commit = git("rev-parse", "--short=7", "HEAD")
+    assert commit_of(tmp_path) == commit
+    (tmp_path / "a").write_text("2", encoding="utf-8")
+    assert commit_of(tmp_path) == f"{commit}-dirty"
+    assert made_with("c", "cpu")["versions"].keys() >= {"commit", "torch"}
 
 
 def test_nothing_of_a_place_is_told() -> None:
