@@ -144,10 +144,11 @@ def read_all(
     for one in planned:
         try:
             places = [*(one.at(folder) for folder in kept), one]
-            found = (entry for entry in (read_entry(at, sets) for at in places) if entry)
-            entries += [entry for entry in [next(found, None)] if entry]
+            entry = next(filter(None, (read_entry(at, sets) for at in places)), None)
         except UserError as error:
             faults.append(f"seed {one.seed}, {one.arm}: left out: {error}")
+            continue
+        entries += [entry] if entry else []
     return entries, faults
 
 

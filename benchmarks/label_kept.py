@@ -1,6 +1,6 @@
 """What is kept of a finished trial: four small files, that its result is read from.
 
-They are text, some 70 bytes an image of the test sets, and name no folder but by its last part: fit
+They are text, some 40 bytes an image of the test sets, and name no folder but by its last part: fit
 for a repository. ``--pack FOLDER`` writes them, ``--kept FOLDER`` reads them, on any machine.
 """
 
@@ -31,6 +31,8 @@ IMAGES = "images.json"
 
 PATHS = ("data_root", "backbone_weights", "runs")
 """Fields of the settings that may name a folder of the machine."""
+
+_COPIED = ("bench.json", "scores.csv", IMAGES)
 
 _DIGITS = 6
 
@@ -98,9 +100,10 @@ def pack(trials: Iterable[Path], target: Path) -> None:
             nothing was written.
     """
     pairs = {trial: target / trial.parent.name / trial.name for trial in trials}
+    texts = {trial: {name: _text(trial / name) for name in _COPIED} for trial in pairs}
     for trial, mine in pairs.items():
         scores = mine / "scores.csv"
-        if scores.exists() and scores.read_bytes() != (trial / "scores.csv").read_bytes():
+        if scores.exists() and _text(scores) != texts[trial]["scores.csv"]:
             raise UserError(
                 f"{mine}: holds other scores than {trial}: give --pack a folder of its own, and "
                 "both to --kept"
@@ -109,10 +112,13 @@ def pack(trials: Iterable[Path], target: Path) -> None:
         settings = read_json(trial / "config.json")
         named = {name: without_folders(settings[name]) for name in PATHS if name in settings}
         write_json(mine / "config.json", {**settings, **named})
-        for name in ("bench.json", "scores.csv", IMAGES):
-            try:
-                text = (trial / name).read_text(encoding="utf-8")
-            except OSError as error:
-                raise UserError(f"cannot keep {trial / name}: {error.strerror}") from None
+        for name, text in texts[trial].items():
             write_text(mine / name, text)
     print(f"{len(pairs)} trials are kept: {target}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot keep {path}: {error.strerror}") from None

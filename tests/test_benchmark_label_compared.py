@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.label_arms import ARMS
 from benchmarks.label_compared import Compared
-from benchmarks.label_kept import IMAGES, keep_images, read_images
+from benchmarks.label_kept import IMAGES, keep_images, pack, read_images
 from benchmarks.label_scores import Block, Entry
 from utils.errors import UserError
 from utils.files import read_json, write_json
@@ -150,3 +150,10 @@ def test_other_images_are_not_compared(tmp_path: Path) -> None:
     pair = [entry("default", 0, tmp_path / "a"), entry("margin", 0, tmp_path / "b")]
     with pytest.raises(UserError, match=r"not the same images: .*b.images.json alone has 002.png"):
         Compared(pair, [ONLY_A])
+
+
+def test_a_trial_that_lacks_a_file_is_not_kept(tmp_path: Path) -> None:
+    keep(tmp_path / "seed_0" / "a", A=[0.5])
+    with pytest.raises(UserError, match=r"cannot keep .*bench.json: No such file"):
+        pack([tmp_path / "seed_0" / "a"], tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()

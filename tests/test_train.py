@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -524,3 +525,15 @@ def test_a_training_state_that_is_damaged_is_told(tiny: list[str]) -> None:
         save_checkpoint(last, {**sound, "training": training})
         with pytest.raises(UserError, match=r"last\.pth: .*is damaged .*delete it to train anew"):
             train.main([*tiny, "--arm", "dense"])
+
+
+def test_each_image_is_trusted_for_itself() -> None:
+    """By its place in the set, not in the batch."""
+    teacher = SimpleNamespace(trusted=torch.tensor([False, True, False, True, True]))
+    learner = SimpleNamespace(machine=SimpleNamespace(device="cpu"), teacher=teacher)
+    order = torch.tensor([3, 0, 2])
+    nothing, grey = torch.zeros(3, 2, 4, 4), torch.full((3, 4, 4), 153, dtype=torch.uint8)
+    batch = Batch(torch.empty(0), nothing, order, order, pseudo=grey)
+    found = train.Learner._guessed(learner, batch, nothing)
+    assert found[:, 1].amax((1, 2)).tolist() == pytest.approx([1, 0.6, 0.6])
+    assert found[:, 1].amin((1, 2)).tolist() == pytest.approx([1, 0.6, 0.6])
