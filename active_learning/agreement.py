@@ -12,29 +12,33 @@ LIKENESS = 0.2
 NEARNESS = 0.4
 """Length scale of the kernel over places, as a share of the image's side."""
 
+COLOUR = 0.35
+"""Length scale of the kernel over colours, where a channel reaches from 0 to 1."""
+
 NOISE = 0.1
 """Variance of an answer's logit, where the kernel's own is one."""
 
-CERTAINTY = 2.5
-"""Logit of a pixel that was answered: a saliency of .92, or .08."""
+CERTAINTY = 4.0
+"""Logit of a pixel that was answered: a saliency of .98, or .02."""
 
 _EDGE = 1e-3
 _NO_ANSWER = 1e6
 
 
 @torch.no_grad()
-def agree(maps: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+def agree(maps: Tensor, features: Tensor, pictures: Tensor, labels: Tensor) -> Tensor:
     """Correct saliency maps where answers contradict them, and what is like those pixels, too.
 
     Gaussian process regression with the map's logits as the prior mean (Rasmussen and Williams,
     2006, eq. 2.38): how far the map falls short of each answer is carried over to the pixels whose
-    features and places are near to the answered one's. An answer that the map already knows, with
-    `CERTAINTY`, pulls it nowhere. It is solved on the features' grid, cell by cell; answers of one
-    cell count as one, by their majority.
+    features, colours and places are near to the answered one's. An answer that the map already
+    knows, with `CERTAINTY`, pulls it nowhere. It is solved on the features' grid, cell by cell, of
+    mean colours; answers of one cell count as one, by their majority.
 
     Args:
         maps: (B, H, W), saliency in [0, 1].
         features: (B, C, h, w), of any length; what is alike has a large cosine.
+        pictures: (B, 3, H', W'), RGB in [0, 1], of any size.
         labels: (B, 2, H, W), background and foreground answers at each pixel, 0 or more.
 
     Returns:
@@ -52,14 +56,13 @@ def agree(maps: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     side, short = votes.gather(1, cells).sign(), told.gather(1, cells)
     short = side * (CERTAINTY - side * short).clamp_min(0)
     noise = torch.where(side == 0, _NO_ANSWER, NOISE)
-    like = functional.normalize(features.float().flatten(2), dim=1)
-    places = _places(grid, maps.device).expand(len(maps), -1, -1)
-    chosen = cells[:, None, :]
-    like_there = like.gather(2, chosen.expand(-1, like.shape[1], -1))
-    places_there = places.gather(2, chosen.expand(-1, 2, -1))
-    among = _kernel(like_there, places_there, like_there, places_there)
+    everywhere = _described(features, pictures)
+    at_answers = tuple(
+        part.gather(2, cells[:, None, :].expand(-1, part.shape[1], -1)) for part in everywhere
+    )
+    among = _kernel(at_answers, at_answers)
     weights = torch.linalg.solve(among + torch.diag_embed(noise), short)
-    change = (weights[:, None] @ _kernel(like_there, places_there, like, places)).view(-1, 1, *grid)
+    change = (weights[:, None] @ _kernel(at_answers, everywhere)).view(-1, 1, *grid)
     change = functional.interpolate(change, size=maps.shape[-2:], mode="bilinear")
     return (logits + change[:, 0]).sigmoid()
 
@@ -83,14 +86,25 @@ def _at_answers(logits: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor
     return gathered(logits * answered, grid) / gathered(answered, grid).clamp_min(1)
 
 
-def _places(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """Return the centres (1, 2, h * w) of a grid's cells, as shares of its sides."""
-    rows, columns = ((torch.arange(n, device=device) + 0.5) / n for n in grid)
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).flatten(1)[None]
+Described = tuple[Tensor, Tensor]
+"""Unit features (B, C, n) of some cells, and their colours and places (B, 5, n).
+
+Those are in units of the kernel's length scales.
+"""
 
 
-def _kernel(like: Tensor, places: Tensor, other_like: Tensor, other_places: Tensor) -> Tensor:
-    """Return the covariance (B, n, m) of cells with unit features (B, C, n) and (B, C, m)."""
-    cosine = like.transpose(1, 2) @ other_like
-    apart = torch.cdist(places.transpose(1, 2), other_places.transpose(1, 2))
-    return torch.exp((cosine - 1) / LIKENESS - apart.square() / (2 * NEARNESS**2))
+def _described(features: Tensor, pictures: Tensor) -> Described:
+    """Return all cells of the features' grid, row after row."""
+    grid = features.shape[-2:]
+    rows, columns = ((torch.arange(n, device=features.device) + 0.5) / n for n in grid)
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij")) / NEARNESS
+    colours = functional.interpolate(pictures.float(), size=grid, mode="area") / COLOUR
+    where = torch.cat([colours, places.expand(len(features), -1, -1, -1)], dim=1)
+    return functional.normalize(features.float().flatten(2), dim=1), where.flatten(2)
+
+
+def _kernel(some: Described, others: Described) -> Tensor:
+    """Return the covariance (B, n, m) of n cells with m others."""
+    cosine = some[0].transpose(1, 2) @ others[0]
+    apart = torch.cdist(some[1].transpose(1, 2), others[1].transpose(1, 2))
+    return torch.exp((cosine - 1) / LIKENESS - apart.square() / 2)

@@ -142,7 +142,7 @@ def _batch_maps(
     if answers is not None and acquisition.needs_model:
         labels = torch.from_numpy(np.stack([answers(index) for index in indices]))
         labels = labels.to(machine.device)
-        maps = torch.stack([agree(one, found.features, labels) for one in maps])
+        maps = torch.stack([agree(one, found.features, pixels, labels) for one in maps])
     clean = maps[: len(ensemble)]
     if attacks:
         attacked = maps[len(ensemble) :]

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 from active_learning.agreement import agree, gathered
+from active_learning.cutting import by_colours, cut, overlap
 from datasets.augment import resize
 from datasets.cache import ResizedImages
 from datasets.training import Labels
@@ -26,15 +26,6 @@ from utils.run_folder import list_snapshots
 CUT_SIZE = 128
 """Largest side of the grid that is cut: GrabCut's time grows faster than the pixels."""
 
-SURE = 0.1
-"""Below it background is taken for certain, above one minus it foreground; the rest is cut."""
-
-CUTS = 1
-"""Iterations of GrabCut; more of them, each as long, cut no better."""
-
-LEAST = 20
-"""Pixels of either class that a colour model needs; a map with fewer is taken at one half."""
-
 
 @dataclass(frozen=True)
 class Taught:
@@ -44,9 +35,9 @@ class Taught:
         snapshots: most snapshots asked, the newest ones.
         scale: how much the images are enlarged.
         agree: whether the maps are brought into agreement with the answers.
-        cut: whether they are cut along the picture's edges.
-        trust: least `overlap` of a map and its cut (uncut, of it at one half) for the latter to be
-            the label; else it is the map. 0: it always is the cut.
+        cut: whether they are corrected by the picture's colours and cut along its edges.
+        trust: least `overlap` of a map so corrected and its cut (uncut, of it at one half) for the
+            latter to be the label; else it is the map as it was. 0: it always is the cut.
     """
 
     snapshots: int = 3
@@ -63,8 +54,9 @@ class Teacher:
     end of its first cycle (as the ensemble of one trajectory teaches in temporal ensembling, Laine
     and Aila, ICLR 2017), and until then from those of the round before, which know fewer answers.
     In the first cycle of the first round there are none. The snapshots' mean map of an image and
-    its mirror image is brought into agreement with the answers by `agree` and cut along the
-    picture's edges by `cut`. Nothing but points, pictures and networks is looked at.
+    its mirror image is brought into agreement with the answers by `agree`, corrected by the
+    picture's colours (`by_colours`) and cut along its edges (`cut`). Nothing but points, pictures
+    and networks is looked at.
 
     Where map and cut have little in common, the map is mostly of nothing, or of something else.
     Such an image has the map itself for a label, in its greys. (A loss may sharpen them: soft IoU
@@ -150,59 +142,21 @@ class Teacher:
             labels = [self.labels.at(index, np.eye(3)) for index in indices]
             if features is not None:
                 answers = torch.from_numpy(np.stack(labels)).to(maps.device)
-                maps = agree(maps, features, answers)
+                pictures = machine.images(self.images.batch(indices))
+                maps = agree(maps, features, pictures, answers)
             yield from zip(indices, maps.cpu().numpy(), labels, strict=True)
 
     def _keep(self, index: int, prob: np.ndarray, labels: np.ndarray) -> None:
         prob = resize(prob, self.size)
+        seen = prob
         if self.how.cut:
+            image = resize(self.images[index], self.size)
             answers = gathered(torch.from_numpy(labels), (self.size, self.size)).numpy()
-            made = cut(resize(self.images[index], self.size), prob, answers, seed=index)
+            seen = by_colours(image, prob)
+            made = cut(image, seen, answers, seed=index)
         else:
             made = np.uint8(255) * (prob > 0.5)
-        trusted = overlap(prob, made > 0) >= self.how.trust
+        trusted = overlap(seen, made > 0) >= self.how.trust
         if not trusted:
             made = np.round(255 * prob).astype(np.uint8)
         self.maps[index], self.trusted[index] = torch.from_numpy(made), trusted
-
-
-def overlap(prob: np.ndarray, made: np.ndarray) -> float:
-    """Return how much a saliency map (S, S) in [0, 1] and a cut, bool (S, S), have in common.
-
-    The soft intersection over union, in [0, 1]; of a cut without foreground it is 0. A faint haze
-    over all the ground counts, so that it is lower for small objects. It needs no mask; how it goes
-    with the IoU of cut and mask is told in benchmarks/label_efficiency/README.md.
-    """
-    return float(np.minimum(prob, made).sum() / max(np.maximum(prob, made).sum(), 1e-9))
-
-
-def cut(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
-    """Cut the object out that a saliency map points at: GrabCut (Rother et al., SIGGRAPH 2004).
-
-    Colour models of the map's two sides and the picture's edges decide anew about all pixels of
-    which the map is not sure; answers stand whatever the map says.
-
-    Args:
-        image: uint8 (S, S, 3), RGB.
-        prob: float (S, S), saliency in [0, 1].
-        labels: counts (2, S, S), of background and foreground answers at each pixel.
-        seed: of the colour models' clustering.
-
-    Returns:
-        uint8 (S, S): 255 for foreground, 0 for background.
-    """
-    guess = np.where(prob > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    guess[prob > 1 - SURE] = cv2.GC_FGD
-    guess[prob < SURE] = cv2.GC_BGD
-    guess[labels[0] > labels[1]] = cv2.GC_BGD
-    guess[labels[1] > labels[0]] = cv2.GC_FGD
-    share = _foreground(guess).mean() / 255
-    if min(share, 1 - share) * guess.size >= LEAST:
-        cv2.setRNGSeed(seed)  # of this thread
-        models = np.zeros((1, 65)), np.zeros((1, 65))
-        cv2.grabCut(image[..., ::-1].copy(), guess, None, *models, CUTS, cv2.GC_INIT_WITH_MASK)
-    return _foreground(guess)
-
-
-def _foreground(guess: np.ndarray) -> np.ndarray:
-    return np.uint8(255) * np.isin(guess, (cv2.GC_FGD, cv2.GC_PR_FGD))

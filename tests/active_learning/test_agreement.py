@@ -11,34 +11,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from active_learning.agreement import CERTAINTY, LIKENESS, NEARNESS, NOISE, agree, gathered
+from active_learning.agreement import (
+    CERTAINTY,
+    COLOUR,
+    LIKENESS,
+    NEARNESS,
+    NOISE,
+    agree,
+    gathered,
+)
 from datasets.augment import resize
 
 SIDE = 4
+GREY = torch.full((1, 3, 2, 2), 0.5)
 
 
-def random_case(seed: int, count: int, side: int = SIDE) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a map, features and ``count`` answers, all at random: (1, ...) each."""
+Case = tuple[Tensor, Tensor, Tensor, Tensor]
+"""A map, features, a picture and answers: (1, ...) each."""
+
+
+def random_case(seed: int, count: int, side: int = SIDE) -> Case:
+    """Return a case with ``count`` answers, all at random."""
     generator = torch.Generator().manual_seed(seed)
     maps = torch.rand(1, side, side, generator=generator)
     features = torch.rand(1, 5, side, side, generator=generator)
+    pictures = torch.rand(1, 3, side, side, generator=generator)
     labels = torch.zeros(1, 2, side * side, dtype=torch.uint8)
     cells = torch.randperm(side * side, generator=generator)[:count]
     labels[0, torch.randint(0, 2, (count,), generator=generator), cells] = 1
-    return maps, features, labels.view(1, 2, side, side)
+    return maps, features, pictures, labels.view(1, 2, side, side)
 
 
-def by_the_book(maps: Tensor, features: Tensor, labels: Tensor) -> np.ndarray:
+def by_the_book(maps: Tensor, features: Tensor, pictures: Tensor, labels: Tensor) -> np.ndarray:
     """Rasmussen and Williams, eq. 2.38, cell after cell in double precision; the grids agree."""
     prior = maps[0].double().clamp(1e-3, 1 - 1e-3).logit().numpy().ravel()
     vectors = features[0].double().flatten(1).T.numpy()
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    colours = pictures[0].double().flatten(1).T.numpy()
     side = maps.shape[-1]
 
     def covariance(one: int, other: int) -> float:
         apart = np.subtract(divmod(one, side), divmod(other, side)) / side
         likeness = (1 - vectors[one] @ vectors[other]) / LIKENESS
-        return math.exp(-likeness - (apart @ apart) / (2 * NEARNESS**2))
+        hue = (colours[one] - colours[other]) / COLOUR
+        return math.exp(-likeness - (apart @ apart) / (2 * NEARNESS**2) - hue @ hue / 2)
 
     answers = labels[0].flatten(1).numpy().astype(int)
     asked = [cell for cell in range(side * side) if answers[0, cell] != answers[1, cell]]
@@ -67,53 +83,64 @@ def test_an_answer_reaches_what_is_like_it_and_near() -> None:
     features[:, 0, :, :4] = features[:, 1, :, 4:] = 1
     labels = torch.zeros(1, 2, 8, 8)
     labels[0, 1, 0, 1] = 1
-    found = agree(torch.full((1, 8, 8), 0.3), features, labels)[0]
+    found = agree(torch.full((1, 8, 8), 0.3), features, GREY, labels)[0]
     assert found[0, 1] > 0.85
     assert found[:4, :4].min() > 0.5
     assert (found[:, 4:] - 0.3).abs().max() < 0.02
     assert found[0, 1] > found[4, 1] > found[7, 1] > 0.3
 
 
+def test_an_answer_reaches_what_has_its_colour() -> None:
+    """Pixels of one feature and two colours, left and right, in a picture of another size."""
+    pictures = torch.zeros(1, 3, 16, 16)
+    pictures[:, 1, :, 8:] = 1
+    labels = torch.zeros(1, 2, 8, 8)
+    labels[0, 1, 0, 3] = 1
+    found = agree(torch.full((1, 8, 8), 0.3), torch.ones(1, 2, 8, 8), pictures, labels)[0]
+    assert found[0, :4].min() > 0.8
+    assert found[0, 4:].max() < 0.4
+
+
 @pytest.mark.parametrize("value", [0, 1])
 def test_answers_that_the_map_knows_change_nothing(value: int) -> None:
-    maps, features, _ = random_case(0, 1)
-    maps[0, 1] = 0.08 * (1 - value) + 0.93 * value - 0.005 * (1 - value)
+    maps, features, pictures, _ = random_case(0, 1)
+    maps[0, 1] = 0.015 * (1 - value) + 0.985 * value
     labels = torch.zeros(1, 2, SIDE, SIDE)
     labels[0, value, 1] = 1
-    torch.testing.assert_close(agree(maps, features, labels), maps, atol=1e-3, rtol=0)
-    contradicted = agree(maps, features, labels.flip(1))
+    torch.testing.assert_close(agree(maps, features, pictures, labels), maps, atol=1e-3, rtol=0)
+    contradicted = agree(maps, features, pictures, labels.flip(1))
     assert (contradicted - maps).abs().max() > 0.3
 
 
 def test_no_answer_no_change() -> None:
-    maps, features, _ = random_case(1, 1)
+    maps, features, pictures, _ = random_case(1, 1)
     for labels in (torch.zeros(1, 2, SIDE, SIDE), torch.ones(1, 2, SIDE, SIDE)):
-        found = agree(maps, features, labels)
+        found = agree(maps, features, pictures, labels)
         torch.testing.assert_close(found, maps.clamp(1e-3, 1 - 1e-3), atol=1e-5, rtol=0)
 
 
 def test_the_majority_speaks_for_its_cell() -> None:
     """Map and answers are twice as fine as the features."""
     maps = torch.full((1, 8, 8), 0.4)
-    _, features, _ = random_case(2, 1)
+    _, features, pictures, _ = random_case(2, 1)
     labels = torch.zeros(1, 2, 8, 8)
     labels[0, 1, 2, 2:4] = labels[0, 0, 3, 3] = 1
-    found = agree(maps, features, labels)
+    found = agree(maps, features, pictures, labels)
     alone = labels.clone()
     alone[0, 0] = 0
-    assert torch.equal(found, agree(maps, features, alone))
+    assert torch.equal(found, agree(maps, features, pictures, alone))
     labels[0, 0, 3, 2] = 1
-    assert torch.allclose(agree(maps, features, labels), maps, atol=1e-6)
+    assert torch.allclose(agree(maps, features, pictures, labels), maps, atol=1e-6)
 
 
 def test_the_map_is_looked_at_where_the_answer_is() -> None:
     """Not at its cell's other pixels, which say otherwise."""
-    _, features, _ = random_case(3, 1)
+    _, features, pictures, _ = random_case(3, 1)
     labels = torch.zeros(1, 2, 8, 8)
     labels[0, 1, 2, 2] = 1
     known = torch.full((1, 8, 8), 0.2)
-    known[0, 2, 2] = 0.97
-    assert torch.allclose(agree(known, features, labels), known, atol=1e-6)
+    known[0, 2, 2] = 0.99
+    assert torch.allclose(agree(known, features, pictures, labels), known, atol=1e-6)
 
 
 def test_images_of_a_batch_stay_apart() -> None:
@@ -126,10 +153,10 @@ def test_images_of_a_batch_stay_apart() -> None:
 @given(st.integers(0, 10**6), st.integers(0, 36), st.sampled_from([0.0, 1.0, None]))
 def test_any_map_stays_a_map(seed: int, count: int, flat: float | None) -> None:
     """Also where all pixels are alike, and where features are zero."""
-    maps, features, labels = random_case(seed, count, 6)
+    maps, features, pictures, labels = random_case(seed, count, 6)
     if flat is not None:
         maps, features = torch.full_like(maps, flat), torch.full_like(features, flat)
-    found = agree(maps, features, labels)
+    found = agree(maps, features, pictures, labels)
     assert found.dtype == torch.float32
     assert found.shape == maps.shape
     assert ((found >= 0) & (found <= 1)).all()
@@ -155,5 +182,6 @@ def test_an_answer_weighs_the_same_wherever_it_lies_on_the_grid() -> None:
     for at in range(24):
         labels[at, 1, at, at] = 1
     features = torch.ones(24, 3, 15, 15)
-    changes = agree(maps, features, labels).flatten(1).max(1).values
+    pictures = GREY.expand(24, -1, -1, -1)
+    changes = agree(maps, features, pictures, labels).flatten(1).max(1).values
     assert changes.max() - changes.min() < 2e-3

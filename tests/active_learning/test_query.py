@@ -414,7 +414,7 @@ def test_maps_are_brought_into_agreement_with_the_answers(world):
         with torch.no_grad():
             each = [net(pixels).logits[:, 0].sigmoid() for net in nets]
         voted = [neighbour_vote(one, pixels, 3, config.vote_sigma) for one in each]
-        expected = torch.stack([agree(one, features, labels) for one in voted]).mean(0)[0]
+        expected = torch.stack([agree(one, features, pixels, labels) for one in voted]).mean(0)[0]
         torch.testing.assert_close(found.clean, expected, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(found.scores, (found.clean - found.attacked).abs())
         moved = [
