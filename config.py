@@ -26,6 +26,7 @@ from utils.errors import UserError, closest, run_script
 from utils.files import read_json, write_json
 from utils.locks import in_use
 from utils.run_folder import LOCKS, RunFolder
+from utils.schedule import is_trained
 
 if TYPE_CHECKING:
     from datasets.index import Sample
@@ -139,6 +140,11 @@ class Config:
 
     # Active learning
     rounds: int = knob(5, "rounds of questions, the first (random) one included")
+    train_every: int = knob(
+        1,
+        "train after every n-th round, the first and the last in any case; the others' questions "
+        "go to the networks there are, told what was answered since",
+    )
     points_per_image: int = knob(10, "questions an image in all, the first round's included")
     points_per_round: str = knob("", "questions of each round joined by +; empty: spread evenly")
     first_points: str = knob(
@@ -225,6 +231,14 @@ class Config:
             even, more = divmod(self.points_per_image, self.rounds)
             return [even + (index < more) for index in range(self.rounds)]
         return [int(part) for part in self.points_per_round.split("+")]
+
+    def trains(self, round_index: int) -> bool:
+        """Tell whether a network is trained after a round (``train_every``)."""
+        return is_trained(round_index, self.rounds, self.train_every)
+
+    def trained_before(self, round_index: int) -> int:
+        """Return the newest round before a later one that is trained."""
+        return next(index for index in reversed(range(round_index)) if self.trains(index))
 
     def __post_init__(self) -> None:
         check_values(self, {name: field.default for name, field in FIELDS.items()}, PRESETS)

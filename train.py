@@ -147,7 +147,8 @@ class Trainer(Learner):
         )
 
     def _make_teacher(self, labels: Labels) -> Teacher:
-        config, run, before = self.config, self.run, self.round - 1
+        config, run = self.config, self.run
+        before = config.trained_before(self.round) if self.round else 0
         earlier = run.snapshots(self.arm, before, self.member) if self.round else None
         if earlier and 0 < len(list_snapshots(earlier)) < config.snapshots:
             raise UserError(
@@ -173,8 +174,10 @@ class Trainer(Learner):
         if state is not None:
             settings.require_same(config, state["config"], last)
         # A member goes on from itself: members that all began alike would hardly differ.
-        before = (self.arm, self.round - 1, "last", self.member)
-        earlier = self.run.checkpoint(*before) if self.round else None
+        earlier = None
+        if self.round:
+            before = config.trained_before(self.round)
+            earlier = self.run.checkpoint(self.arm, before, "last", self.member)
         warm = config.warm_start and self.arm != "dense" and earlier is not None and state is None
         source = "none" if state is not None or warm else config.backbone_weights
         model, report = self.new_network(source)
@@ -478,6 +481,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings.check_names(config)
     if not 0 <= args.round < config.rounds:
         raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
+    if args.arm != "dense" and not config.trains(args.round):
+        print(f"round {args.round}: not trained (--train_every {config.train_every})")
+        return 0
     if args.arm == "random" and args.round == 0:
         args.arm = "points"  # which share it, and whose further members it may have to train
     run = RunFolder(config.run_folder)

@@ -150,7 +150,7 @@ class Pool:
         put_questions(path, round_index, self.samples, chosen, reserve)
 
     def choose_uncertain(self, round_index: int, machine: Machine) -> None:
-        """Choose the pixels that the last round's ensemble is uncertain about.
+        """Choose the pixels that the ensemble of the last trained round is uncertain about.
 
         Of an image no more is kept than the pixels it may be asked, and their worth.
 
@@ -163,12 +163,13 @@ class Pool:
                 forget(run.training("points", round_index))
             return
         known, skipped = self.known("points", round_index), self.untold("points", round_index)
-        if not run.trained("points", round_index - 1).exists():
+        before = config.trained_before(round_index)
+        if not run.trained("points", before).exists():
             raise UserError(
-                f"{run.training('points', round_index - 1)}: not trained to its end: run "
-                f"train.py --trial {config.trial} --round {round_index - 1} first"
+                f"{run.training('points', before)}: not trained to its end: run "
+                f"train.py --trial {config.trial} --round {before} first"
             )
-        files = ensemble_files(run, round_index - 1, config.ensemble, config.snapshots)
+        files = ensemble_files(run, before, config.ensemble, config.snapshots)
         about = made_of(config, files, [*known, *skipped])
         draft = Draft(run.training("points", round_index), about, [s.name for s in self.samples])
         ensemble = [load_model(path, machine)[0].requires_grad_(False) for path in files]

@@ -47,7 +47,7 @@ Shares = Mapping[tuple[str, int], float]
 def trained_on(entry: Entry, out: Path) -> list[Point]:
     """Return the answers that an arm was trained on with one seed."""
     run = RunFolder(out / f"seed_{entry.seed}" / entry.trial)
-    files = run.answers(ARMS[entry.arm].supervision, len(entry.rounds))
+    files = run.answers(ARMS[entry.arm].supervision, entry.asked)
     return [point for path in files if path.exists() for point in read_points(path)]
 
 

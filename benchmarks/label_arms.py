@@ -99,6 +99,10 @@ ARMS: dict[str, Arm] = {
     "random_1": Arm("one random point", _budget(1, 1), "random"),
     **{f"random_{n}": Arm(f"{n} random points", _budget(n, 2), "random") for n in (3, 5, 10, 20)},
     # Rounds
+    "steps_3": Arm(
+        "five asked in steps of 2, 2 and 1, without a training between",
+        {"rounds": 4, "points_per_round": "5+2+2+1", "train_every": 3},
+    ),
     "rounds_1": Arm("ten points at once, random as every first round is", _budget(10, 1)),
     **{f"rounds_{n}": Arm(f"ten points in {n} rounds", _budget(10, n)) for n in (2, 5, 10)},
     # Losses on the points
@@ -163,7 +167,7 @@ ROUNDS = ("default", "random", "margin", "entropy", "bald", "balent", "coreset",
 ASKS_LATER = frozenset(
     {"acquisition", "attack", "attack_eps", "attack_step", "attack_steps", "attack_patches"}
     | {"vote_kernel", "vote_sigma", "candidates_percent", "candidates_max", "diversity", "spend"}
-    | {"ask_agree"}
+    | {"ask_agree", "train_every"}
 )
 """Fields that say how questions are asked from the second round on; see `shares_first_round`."""
 
@@ -172,18 +176,21 @@ def shares_first_round(base: Config, arm: Config) -> bool:
     """Tell whether an arm may start from the base trial's first round.
 
     It may where both agree in every field but those of `ASKS_LATER` and those that touch no result
-    (`config.FREE`, the trial's name). A run from scratch would give the very same round: its points
-    and the validation points are drawn from seed, round and image name (`Pool.ask_random`), in
-    numbers that follow from points_per_image, rounds and points_per_round; its training reads those
-    points, the pictures and the seed, and draws its batches and initial weights from the seed
-    alone. The fields of `ASKS_LATER` are read where a later round is asked, and nowhere else. The
-    ledger then holds the same questions, and superpixels follow from picture and count.
+    (`config.FREE`, the trial's name), and where the first of several rounds asks as many. A run
+    from scratch would give the very same round: its points and the validation points are drawn from
+    seed, round and image name (`Pool.choose_first`), as many as the schedule begins with and
+    points_per_image; its training reads those points, the pictures and the seed, and draws its
+    batches and initial weights from the seed alone. The fields of `ASKS_LATER` are read where a
+    later round is asked, or said to be trained, and nowhere else. The ledger then holds the same
+    questions, and superpixels follow from picture and count.
 
     So is ``ensemble``, but for a deep one: its first round trains more networks.
     """
     ignored = FREE | ASKS_LATER | {"trial"}
     if "deep" not in (base.ensemble, arm.ensemble):
         ignored |= {"ensemble"}
+    if min(base.rounds, arm.rounds) > 1 and base.schedule[0] == arm.schedule[0]:
+        ignored |= {"rounds", "points_per_round"}
     return not settings.differences(base, arm).keys() - ignored
 
 

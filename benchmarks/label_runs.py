@@ -56,11 +56,12 @@ class Trial:
         self.stages.run([*command, *of_trial], log, add, [self.lock])
 
     def ask_and_train(self, arm: str, index: int) -> None:
-        """Ask and train one round."""
+        """Ask one round, and train it where it is to be."""
         which, told = ["--arm", arm, "--round", str(index)], f"round_{index:02d}"
         asked, trained = self.run.points(arm, index), self.run.trained(arm, index)
         self.stage(f"ask {told}", ["-m", "active_learning", *which], asked)
-        self.stage(f"train {told}", ["train.py", *which], trained)
+        if self.config.trains(index):
+            self.stage(f"train {told}", ["train.py", *which], trained)
 
     @property
     def scored(self) -> bool:
@@ -132,6 +133,7 @@ def run_arm(trial: Trial, base: Config) -> None:
     for index in rounds:
         trial.ask_and_train(trial.supervision if index else "points", index)
     mine = rounds[1:] if trial.journal.shared else rounds
+    mine = [index for index in mine if trial.config.trains(index)]
     checkpoints = [trial.run.checkpoint(trial.supervision, index, "best") for index in mine]
     trial.score(checkpoints, checkpoints[-1:])
 

@@ -46,8 +46,8 @@ class Entry:
         arm: name in `ARMS`.
         seed: the seed.
         trial: the trial it is read from; another arm's where both are one and the same.
-        rounds: points an image and scores after each round; of the dense twin a single one,
-            whose points are None.
+        rounds: points an image and scores after each round that is trained; of the dense twin a
+            single one, whose points are None.
         labelled: labelled share of the training pixels, percent.
         region_error: wrong share of the labels if answers were spread, percent; None: unknown.
         label_mode: how labels were made of answers; empty for masks.
@@ -55,6 +55,7 @@ class Entry:
         selection: seconds taken by asking, the first random round not counted.
         training: seconds taken by training, the first round included.
         kept: the file of each image's scores, and the name of the last round's checkpoint there.
+        asked: number of rounds, trained or not.
         made: what it was trained with, see `label_stages.made_with`, and its threads.
     """
 
@@ -69,6 +70,7 @@ class Entry:
     selection: float
     training: float
     kept: tuple[Path, str]
+    asked: int = 1
     made: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -145,9 +147,10 @@ def read_entry(planned: Planned, sets: Sequence[str]) -> Entry | None:
     if journal.shared and not shares_first_round(_settings(base), config):
         raise UserError(f"{base.root}: its first round is another than that of {run.root}")
     kind = planned.supervision
-    last = 0 if kind == "dense" else config.rounds - 1
-    names = [run.checkpoint_name(run.checkpoint(kind, index, "best")) for index in range(last + 1)]
-    of_round = [base if journal.shared and not index else run for index in range(last + 1)]
+    asked = 1 if kind == "dense" else config.rounds
+    trained = [index for index in range(asked) if config.trains(index)]
+    names = [run.checkpoint_name(run.checkpoint(kind, index, "best")) for index in trained]
+    of_round = [base if journal.shared and not index else run for index in trained]
     tables = {of: _by_checkpoint(of) for of in dict.fromkeys(of_round)}
     found = [tables[of][name] for of, name in zip(of_round, names, strict=True)]
     budget = found[-1][0]
@@ -170,6 +173,7 @@ def read_entry(planned: Planned, sets: Sequence[str]) -> Entry | None:
         selection=sum(asking) if kind != "dense" else 0.0,
         training=sum(training),
         kept=(of_round[-1].root / IMAGES, names[-1]),
+        asked=asked,
         made=tuple({**made, "threads": one.threads} for one in journals for made in one.made),
     )
 

@@ -142,7 +142,7 @@ def csv_rows(entries: Sequence[Entry], sets: Sequence[str]) -> list[dict[str, An
                 {"arm": entry.arm, "seed": entry.seed, "set": name, "images": entry.images[name]}
                 | {"points": entry.points, "labelled_percent": entry.labelled}
                 | {"region_error": entry.region_error, "label_mode": entry.label_mode}
-                | {"rounds": len(entry.rounds), "convention": CONVENTION}
+                | {"rounds": entry.asked, "convention": CONVENTION}
                 | scores
                 | relative
                 | {"area maxF": area(entry, reference, "maxF", [name])}

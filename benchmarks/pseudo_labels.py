@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     masks = ResizedMasks(samples, config.size, config.cache_mb, "training")
     together = images_together(samples, config.grouped)
     own = run.snapshots("points", args.round)
-    earlier = run.snapshots("points", args.round - 1)
+    earlier = run.snapshots("points", config.trained_before(args.round))
     taught = Taught(config.snapshots, config.pseudo_scale, True, True, config.pseudo_trust)
     lines = []
     for name, how in ways_of(taught).items():

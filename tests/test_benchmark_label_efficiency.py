@@ -79,7 +79,8 @@ def changed(config: Config, name: str) -> Config:
     """Return the settings with another value of a field, whether or not it can be meant."""
     other = copy.copy(config)
     value = getattr(config, name)
-    object.__setattr__(other, name, "other" if isinstance(value, (str, dict)) else not value)
+    text = "6+1+1+1+1" if name == "points_per_round" else "other"
+    object.__setattr__(other, name, text if isinstance(value, (str, dict)) else not value)
     return other
 
 
@@ -95,6 +96,18 @@ def test_a_deep_ensemble_shares_its_first_round_with_its_like_alone() -> None:
     assert not shares_first_round(one, deep)
     assert not shares_first_round(deep, one)
     assert shares_first_round(deep, dataclasses.replace(deep, acquisition="bald"))
+
+
+def test_a_first_round_of_as_many_points_is_shared() -> None:
+    base = Config(trainset="A", rounds=2)
+
+    def shares(**changes: Any) -> bool:
+        other = dataclasses.replace(base, **changes)
+        return shares_first_round(base, other) and shares_first_round(other, base)
+
+    assert shares(rounds=4, points_per_round="5+2+2+1", train_every=3)
+    assert not shares(rounds=3)
+    assert not shares(rounds=1, points_per_image=5)
 
 
 @pytest.mark.parametrize(

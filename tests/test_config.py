@@ -89,6 +89,7 @@ OTHER = {
     "rotate": ("0", "5"),
     "colour": ("1", "0"),
     "pepper": ("0", "0.5"),
+    "train_every": ("2", "3"),
     "rounds": ("2", "1"),
     "points_per_image": ("60", "70"),
     "first_points": ("grid", "random"),
@@ -460,6 +461,13 @@ def test_the_schedule_sums_to_the_budget(budget, data):
     assert len(schedule) == rounds
     assert min(schedule) >= 1
     assert max(schedule) - min(schedule) <= 1
+
+
+def test_the_newest_round_before_that_is_trained():
+    config = dataclasses.replace(Config(), rounds=6, train_every=2)
+    assert [config.trained_before(index) for index in range(1, 6)] == [0, 0, 2, 2, 4]
+    config = dataclasses.replace(config, train_every=7)
+    assert {config.trained_before(index) for index in range(1, 6)} == {0}
 
 
 def test_a_schedule_of_ones_own():

@@ -316,6 +316,24 @@ def test_what_is_kept_is_the_mean_of_the_last_weights(tiny: list[str]) -> None:
     assert plain.kept is plain.model
 
 
+@pytest.mark.parametrize("arm", ["points", "random"])
+def test_a_round_between_is_asked_and_not_trained(
+    tiny: list[str], capsys: pytest.CaptureFixture[str], arm: str
+) -> None:
+    """The next one goes on from the snapshots and the weights that there are."""
+    flags = [*tiny, "--rounds", "3", "--points_per_image", "6", "--train_every", "2"]
+    flags += ["--warm_start", "--arm", arm]
+    for index in range(3):
+        asking.main(flag(flags, "round", index))
+        train.main(flag(flags, "round", index))
+    run = run_of(flags)
+    assert "round 1: not trained (--train_every 2)" in capsys.readouterr().out
+    assert run.points(arm, 1).exists()
+    assert [run.trained(arm, index).exists() for index in range(3)] == [True, False, True]
+    trainer = train.Trainer(config_of(flags), arm, 2)
+    assert trainer.teacher.earlier == run.snapshots("points", 0)
+
+
 def test_warm_start_begins_where_the_last_round_ended(tiny: list[str]) -> None:
     flags = [*tiny, "--warm_start", "--lr", "0", "--weight_decay", "0"]
     run = run_rounds(flags)

@@ -1,4 +1,6 @@
-"""The learning rate along a training: cosine cycles, each ending in a snapshot.
+"""When what is trained: after which rounds, and the learning rate along a training.
+
+That falls in cosine cycles, each of which ends in a snapshot.
 
 Loshchilov & Hutter, "SGDR", ICLR 2017; Huang et al., "Snapshot Ensembles", ICLR 2017. The first
 cycle is the longest, so that the first snapshot is a trained network, as in fast geometric
@@ -11,6 +13,11 @@ import math
 from collections.abc import Sequence
 
 WARM_UP = 0.03
+
+
+def is_trained(round_index: int, rounds: int, every: int) -> bool:
+    """Tell whether a network is trained after a round: the first, every n-th one, and the last."""
+    return round_index % every == 0 or round_index == rounds - 1
 
 
 def snapshot_epochs(epochs: int, snapshots: int, first_cycle: float) -> list[int]:

@@ -19,6 +19,7 @@ from utils.cli import Parser
 from utils.errors import UserError, run_script
 from utils.files import read_json
 from utils.run_folder import RunFolder
+from utils.schedule import is_trained
 from utils.slurm_queue import Job, queued_jobs, refuse_active
 from utils.tables import read_rows, text_table
 
@@ -69,7 +70,8 @@ def steps(run: RunFolder, settings: dict[str, Any]) -> Iterator[Step]:
         for arm in ("points", "random") if index and settings["with_random"] else ("points",):
             folder = run.training(arm, index)
             yield Step(f"ask {arm}", index, run.points(arm, index))
-            yield Step(f"train {arm}", index, run.trained(arm, index), folder)
+            if is_trained(index, settings["rounds"], settings.get("train_every", 1)):
+                yield Step(f"train {arm}", index, run.trained(arm, index), folder)
         if index == 0 and settings["with_dense"]:
             yield Step("train dense", None, run.trained("dense", 0), run.training("dense", 0))
     yield Step("test and evaluate", None, run.scores)

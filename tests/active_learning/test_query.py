@@ -572,6 +572,20 @@ def test_a_round_is_not_asked_from_an_unfinished_training(world, fast, tmp_path)
     assert not run_of(config).points("points", 1).exists()
 
 
+def test_a_round_that_is_not_trained_is_asked_of_the_networks_there_are(world, fast, tmp_path):
+    """Told of its answers; without them the same maps would choose other pixels."""
+    found = {}
+    for agreed in (True, False):
+        config = trial(world, tmp_path / str(agreed), train_every=2, ask_agree=agreed)
+        give_snapshots(world, config, 0)
+        found[agreed] = ask_rounds(config, 3)
+        assert_answers(world, config, found[agreed])
+        assert not run_of(config).snapshots("points", 1).exists()
+    told, untold = ([read_points(paths[index]) for paths in found.values()] for index in (1, 2))
+    assert told[0] != told[1]
+    assert untold[0] != untold[1]
+
+
 def test_the_random_arm_shares_the_first_round(world, tmp_path):
     config = trial(world, tmp_path)
     first, *others = ask_rounds(config, 3, "random")

@@ -53,6 +53,9 @@ def test_the_stages_are_those_of_gco_in_its_order(tmp_path: Path) -> None:
     fewer = {**SETTINGS, "with_dense": False, "with_random": False}
     names = [step.name for step in steps(RunFolder(tmp_path), fewer)]
     assert names == [*["ask points", "train points"] * 2, "test and evaluate", "choose"]
+    sparing = {**fewer, "rounds": 4, "train_every": 2}
+    trained = [step.round for step in steps(RunFolder(tmp_path), sparing) if "train" in step.name]
+    assert trained == [0, 2, 3]
 
 
 def test_a_trial_stands_at_its_first_stage_without_a_result(tmp_path: Path) -> None:
