@@ -120,11 +120,13 @@ class Config:
     )
     pseudo_scale: float = knob(1.25, "snapshots see images enlarged by this to make pseudo labels")
     pseudo_agree: bool = knob(True, "correct those maps by the answers, and what is like them")
-    pseudo_cut: bool = knob(True, "cut those maps along the picture's colours and edges")
+    pseudo_cut: bool = knob(
+        True, "correct those maps by the picture's colours and cut them along its edges"
+    )
     pseudo_trust: float = knob(
         0.5,
         "least overlap (soft IoU) of a map and its cut; with less an image is taught by the grey "
-        "map itself; 0: no image is",
+        "map that was not cut; 0: no image is",
     )
     match_classes: bool = knob(
         True, "weight the two classes of asked points to their shares among those of round 0"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -26,45 +28,45 @@ _NO_ANSWER = 1e6
 
 
 @torch.no_grad()
-def agree(maps: Tensor, features: Tensor, pictures: Tensor, labels: Tensor) -> Tensor:
+def agree(maps: Tensor, features: Tensor, images: Tensor, labels: Tensor) -> Tensor:
     """Correct saliency maps where answers contradict them, and what is like those pixels, too.
 
     Gaussian process regression with the map's logits as the prior mean (Rasmussen and Williams,
     2006, eq. 2.38): how far the map falls short of each answer is carried over to the pixels whose
     features, colours and places are near to the answered one's. An answer that the map already
-    knows, with `CERTAINTY`, pulls it nowhere. It is solved on the features' grid, cell by cell, of
-    mean colours; answers of one cell count as one, by their majority.
+    knows, with `CERTAINTY`, pulls it nowhere. It is solved on the features' grid, each cell of the
+    mean colour of its pixels; answers of one cell count as one, by their majority.
 
     Args:
-        maps: (B, H, W), saliency in [0, 1].
+        maps: (..., B, H, W), saliency in [0, 1]; one or several maps of each image.
         features: (B, C, h, w), of any length; what is alike has a large cosine.
-        pictures: (B, 3, H', W'), RGB in [0, 1], of any size.
+        images: (B, 3, H', W'), RGB in [0, 1]; H' and W' are best whole multiples of h and w.
         labels: (B, 2, H, W), background and foreground answers at each pixel, 0 or more.
 
     Returns:
-        float32 (B, H, W) in [0, 1].
+        float32 (..., B, H, W) in [0, 1].
     """
     grid = features.shape[-2:]
     logits = maps.float().clamp(_EDGE, 1 - _EDGE).logit()
+    each = logits.reshape(-1, *logits.shape[-3:]).transpose(0, 1)  # (B, K, H, W)
     answers = gathered(labels, grid)
     votes = (answers[:, 1] - answers[:, 0]).flatten(1)
-    told = _at_answers(logits, labels, grid).flatten(1)
+    told = _at_answers(each, labels, grid).flatten(2)
     count = max(1, int((votes != 0).sum(1).max()))
     # The answered cells come first; an image with fewer than others fills up with cells that
     # hold no answer, whose noise keeps them out.
-    cells = (votes != 0).int().argsort(dim=1, descending=True, stable=True)[:, :count]
-    side, short = votes.gather(1, cells).sign(), told.gather(1, cells)
-    short = side * (CERTAINTY - side * short).clamp_min(0)
-    noise = torch.where(side == 0, _NO_ANSWER, NOISE)
-    everywhere = _described(features, pictures)
-    at_answers = tuple(
-        part.gather(2, cells[:, None, :].expand(-1, part.shape[1], -1)) for part in everywhere
-    )
-    among = _kernel(at_answers, at_answers)
-    weights = torch.linalg.solve(among + torch.diag_embed(noise), short)
-    change = (weights[:, None] @ _kernel(at_answers, everywhere)).view(-1, 1, *grid)
+    cells = (votes != 0).int().argsort(dim=1, descending=True, stable=True)[:, None, :count]
+    side = votes[:, None].gather(2, cells).sign()
+    said = told.gather(2, cells.expand(-1, told.shape[1], -1))
+    short = side * (CERTAINTY - side * said).clamp_min(0)
+    noise = torch.where(side[:, 0] == 0, _NO_ANSWER, NOISE)
+    everywhere = _cells_of(features, images)
+    asked = _Cells(*(x.gather(2, cells.expand(-1, x.shape[1], -1)) for x in everywhere))
+    among = _kernel(asked, asked) + torch.diag_embed(noise)
+    weights = torch.linalg.solve(among, short.transpose(1, 2)).transpose(1, 2)
+    change = (weights @ _kernel(asked, everywhere)).unflatten(2, grid)
     change = functional.interpolate(change, size=maps.shape[-2:], mode="bilinear")
-    return (logits + change[:, 0]).sigmoid()
+    return (logits + change.transpose(0, 1).reshape(logits.shape)).sigmoid()
 
 
 def gathered(values: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -81,30 +83,35 @@ def _cells(side: int, count: int, device: torch.device) -> Tensor:
 
 
 def _at_answers(logits: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return the mean logit (B, h, w) of each cell's answered pixels, 0 where there are none."""
-    answered = labels.sum(1).float()
+    """Return the mean logit (B, K, h, w) of each cell's answered pixels, 0 where there are none."""
+    answered = labels.sum(1, keepdim=True).float()
     return gathered(logits * answered, grid) / gathered(answered, grid).clamp_min(1)
 
 
-Described = tuple[Tensor, Tensor]
-"""Unit features (B, C, n) of some cells, and their colours and places (B, 5, n).
+class _Cells(NamedTuple):
+    """Some cells of the features' grid.
 
-Those are in units of the kernel's length scales.
-"""
+    Attributes:
+        features: (B, C, n), of unit length.
+        where: (B, 5, n), their mean colours and their places, in units of the kernel's scales.
+    """
+
+    features: Tensor
+    where: Tensor
 
 
-def _described(features: Tensor, pictures: Tensor) -> Described:
-    """Return all cells of the features' grid, row after row."""
+def _cells_of(features: Tensor, images: Tensor) -> _Cells:
+    """Return all cells, row after row."""
     grid = features.shape[-2:]
     rows, columns = ((torch.arange(n, device=features.device) + 0.5) / n for n in grid)
     places = torch.stack(torch.meshgrid(rows, columns, indexing="ij")) / NEARNESS
-    colours = functional.interpolate(pictures.float(), size=grid, mode="area") / COLOUR
+    colours = functional.interpolate(images.float(), size=grid, mode="area") / COLOUR
     where = torch.cat([colours, places.expand(len(features), -1, -1, -1)], dim=1)
-    return functional.normalize(features.float().flatten(2), dim=1), where.flatten(2)
+    return _Cells(functional.normalize(features.float().flatten(2), dim=1), where.flatten(2))
 
 
-def _kernel(some: Described, others: Described) -> Tensor:
+def _kernel(some: _Cells, others: _Cells) -> Tensor:
     """Return the covariance (B, n, m) of n cells with m others."""
-    cosine = some[0].transpose(1, 2) @ others[0]
-    apart = torch.cdist(some[1].transpose(1, 2), others[1].transpose(1, 2))
+    cosine = some.features.transpose(1, 2) @ others.features
+    apart = torch.cdist(some.where.transpose(1, 2), others.where.transpose(1, 2))
     return torch.exp((cosine - 1) / LIKENESS - apart.square() / 2)

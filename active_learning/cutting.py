@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -10,13 +12,10 @@ BINS = 32
 """Shades of each channel that colours are told apart by."""
 
 BLUR = 0.7
-"""How far a colour's count is spread over colours like it: standard deviation, in bins."""
+"""How far a pixel counts for colours like its own: standard deviation, in bins."""
 
-COLOURS = 0.8
-"""Weight of what a pixel's colour says; at 1 it would count as much as if the map did not know."""
-
-MOST = 3.0
-"""Logit that a colour says at most."""
+WHOLE = 0.1
+"""Share of the whole picture's colours in those of object and of ground; rare ones say less."""
 
 SURE = 0.05
 """Below it background is taken for certain, above one minus it foreground; the rest is cut."""
@@ -28,34 +27,53 @@ LEAST = 20
 """Pixels of either class that a colour model needs; a map with fewer is taken at one half."""
 
 _EDGE = 0.01
-_NEVER_SEEN = 1e-3
+"""Saliency that colours may still change: .999 counts as .99, and a colour can make it unsure."""
+
+_TINY = 1e-12
+"""A share of colours far below that of one pixel: it keeps the logarithm finite."""
 
 
 def by_colours(image: np.ndarray, prob: np.ndarray) -> np.ndarray:
     """Correct a saliency map by the colours of what it takes for object and for ground.
 
-    Bayes' rule: to each pixel's logit comes the logarithm of how much more of the object than of
-    the ground has its colour, by two histograms of the picture (Swain and Ballard, IJCV 1991) in
-    which each pixel counts by its saliency, and by what it lacks of one.
+    Bayes' rule: the pixel's logit, plus log(p(colour | object) / p(colour | ground)). Both are
+    colour histograms of this picture, where each pixel weighs as much as its saliency, or as one
+    minus it (of skin and all else by Jones and Rehg, IJCV 2002). The pixel itself is left out, and
+    both are mixed with the histogram of the whole picture, so that a colour that no other pixel has
+    says nothing.
 
     Args:
         image: uint8 (S, S, 3), RGB.
         prob: float (S, S), saliency in [0, 1].
 
     Returns:
-        float (S, S), in (0, 1).
+        float64 (S, S), in (0, 1).
     """
-    shades = image.astype(np.intp) * BINS // 256
-    at = np.ravel_multi_index(np.moveaxis(shades, -1, 0), (BINS,) * 3)
-    counts = (
-        np.bincount(at.ravel(), side.ravel(), BINS**3).reshape((BINS,) * 3)
-        for side in (prob, 1 - prob)
-    )
-    shares = (gaussian_filter(count, BLUR) + _NEVER_SEEN for count in counts)
-    of_object, of_ground = (share.ravel()[at] / share.sum() for share in shares)
-    says = COLOURS * np.clip(np.log(of_object / of_ground), -MOST, MOST)
+    prob = np.clip(prob, 0, 1).astype(np.float64)
+    sides = np.stack([prob, 1 - prob])
+    shades = np.moveaxis(image.astype(np.intp) * BINS // 256, -1, 0)
+    colours = np.ravel_multi_index(tuple(shades), (BINS,) * 3)
+    like = np.stack([_of_like_colour(colours, side) for side in sides])
+    like = np.maximum(like - _own_share() * sides, 0)
+    others = sides.sum(axis=(1, 2), keepdims=True) - sides
+    whole = like.sum(axis=0) / max(prob.size - 1, 1)
+    shares = (1 - WHOLE) * like / np.maximum(others, _TINY) + WHOLE * whole + _TINY
     known = np.clip(prob, _EDGE, 1 - _EDGE)
-    return 1 / (1 + (1 - known) / known * np.exp(-says))
+    return 1 / (1 + (1 - known) / known * shares[1] / shares[0])
+
+
+def _of_like_colour(colours: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return, of each pixel, how much those of its colour, and of colours like it, weigh."""
+    counts = np.bincount(colours.ravel(), weights.ravel(), BINS**3).reshape((BINS,) * 3)
+    return gaussian_filter(counts, BLUR, mode="constant").ravel()[colours]
+
+
+@functools.cache
+def _own_share() -> float:
+    """Return how much of a pixel its own colour keeps when it is counted for those like it."""
+    one = np.zeros((BINS,) * 3)
+    one[(BINS // 2,) * 3] = 1
+    return float(gaussian_filter(one, BLUR, mode="constant").max())
 
 
 def cut(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:

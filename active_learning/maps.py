@@ -81,7 +81,8 @@ def pool_maps(
     and batches of images without groups, all of which are ``done`` are left out.
 
     With ``answers`` each snapshot's maps, clean and attacked alike, are brought into agreement with
-    what was answered of the image (`agreement.agree`); not for an acquisition that looks at none.
+    what was answered of the image (`agreement.agree`, by the features and colours of the clean
+    image for both); not for an acquisition that looks at none.
     """
     for group in shard(images_apart(images.samples, config.grouped, config.at_a_time)):
         if all(index in done for index in group):
@@ -142,7 +143,7 @@ def _batch_maps(
     if answers is not None and acquisition.needs_model:
         labels = torch.from_numpy(np.stack([answers(index) for index in indices]))
         labels = labels.to(machine.device)
-        maps = torch.stack([agree(one, found.features, pixels, labels) for one in maps])
+        maps = agree(maps, found.features, pixels, labels)
     clean = maps[: len(ensemble)]
     if attacks:
         attacked = maps[len(ensemble) :]

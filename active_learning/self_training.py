@@ -36,8 +36,9 @@ class Taught:
         scale: how much the images are enlarged.
         agree: whether the maps are brought into agreement with the answers.
         cut: whether they are corrected by the picture's colours and cut along its edges.
-        trust: least `overlap` of a map so corrected and its cut (uncut, of it at one half) for the
-            latter to be the label; else it is the map as it was. 0: it always is the cut.
+        trust: least `overlap` of the corrected map and its cut for the cut to be the label; with
+            less the map is, uncorrected by colours. 0: it always is the cut. Of maps that are not
+            cut it is the overlap with the map at one half, which then is the label.
     """
 
     snapshots: int = 3
@@ -58,9 +59,9 @@ class Teacher:
     picture's colours (`by_colours`) and cut along its edges (`cut`). Nothing but points, pictures
     and networks is looked at.
 
-    Where map and cut have little in common, the map is mostly of nothing, or of something else.
-    Such an image has the map itself for a label, in its greys. (A loss may sharpen them: soft IoU
-    does.)
+    Where corrected map and cut have little in common, the map is mostly of nothing, or of something
+    else. Such an image has the map for a label as the answers left it, in its greys. (A loss may
+    sharpen them: soft IoU does.)
 
     The images are looked at enlarged: random crops let objects look larger in training than they
     are, and a network finds them best at the size it knows (Touvron et al., NeurIPS 2019).
@@ -138,25 +139,24 @@ class Teacher:
         how = {"mirrored": True, "soft": True, "scale": self.how.scale}
         how["with_features"] = self.how.agree
         found = mean_maps(models, self.images, shard(self.pieces), self.batch_size, machine, **how)
-        for indices, maps, features in found:
+        for indices, images, maps, features in found:
             labels = [self.labels.at(index, np.eye(3)) for index in indices]
             if features is not None:
                 answers = torch.from_numpy(np.stack(labels)).to(maps.device)
-                pictures = machine.images(self.images.batch(indices))
-                maps = agree(maps, features, pictures, answers)
+                maps = agree(maps, features, images, answers)
             yield from zip(indices, maps.cpu().numpy(), labels, strict=True)
 
     def _keep(self, index: int, prob: np.ndarray, labels: np.ndarray) -> None:
         prob = resize(prob, self.size)
-        seen = prob
+        corrected = prob
         if self.how.cut:
             image = resize(self.images[index], self.size)
             answers = gathered(torch.from_numpy(labels), (self.size, self.size)).numpy()
-            seen = by_colours(image, prob)
-            made = cut(image, seen, answers, seed=index)
+            corrected = by_colours(image, prob)
+            made = cut(image, corrected, answers, seed=index)
         else:
             made = np.uint8(255) * (prob > 0.5)
-        trusted = overlap(seen, made > 0) >= self.how.trust
+        trusted = overlap(corrected, made > 0) >= self.how.trust
         if not trusted:
             made = np.round(255 * prob).astype(np.uint8)
         self.maps[index], self.trusted[index] = torch.from_numpy(made), trusted

@@ -50,7 +50,7 @@ class Validation:
         # Of each batch, in the place of its first image, so that the order of sums is fixed.
         sums = torch.zeros(len(self.images), 2, dtype=torch.float64)
         maps = mean_maps([model], self.images, shard(self.pieces), self.batch_size, machine)
-        for indices, prob, _ in maps:
+        for indices, _, prob, _ in maps:
             if stop_requested():
                 break
             labels = torch.stack([self.labels[index] for index in indices]).to(machine.device)

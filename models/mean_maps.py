@@ -31,12 +31,14 @@ class MeanMaps(NamedTuple):
 
     Attributes:
         indices: places of the images.
+        images: float32 (B, 3, H, W) RGB in [0, 1], as the networks saw them, unmirrored.
         maps: float32 (B, S, S) in [0, 1], the mean over networks, of the images' own size.
         features: float32 (B, C, h, w), the decoder features of all networks one after the other,
             each of unit length, where they are asked for.
     """
 
     indices: Sequence[int]
+    images: Tensor
     maps: Tensor
     features: Tensor | None
 
@@ -92,7 +94,7 @@ def mean_maps(
             mean = torch.stack(maps).mean(0)
             if scale != 1:
                 mean = functional.interpolate(mean, size=images.size, mode="bilinear")
-            yield MeanMaps(batch, mean[:, 0], torch.cat(features, 1) if features else None)
+            yield MeanMaps(batch, pixels, mean[:, 0], torch.cat(features, 1) if features else None)
 
 
 def _read(images: Images, batch: Sequence[int], machine: Machine, scale: float) -> Tensor:

@@ -128,8 +128,7 @@ def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
             labels[1, -1, -1] = index == 3
         expected = found.maps
         if agreed:
-            pictures = images.batch(found.indices).float() / 255
-            expected = agree(found.maps, found.features, pictures, answers)
+            expected = agree(found.maps, found.features, found.images, answers)
         for index, row in zip(found.indices, expected, strict=True):
             image, prob, labels = seen[index]
             np.testing.assert_allclose(prob, by_colours(images[index], row.numpy()), atol=2e-3)
@@ -158,7 +157,7 @@ def test_maps_that_are_not_cut_are_taken_at_one_half(
     teacher.look(1, MACHINE)
     everyone = [range(len(images))]
     models = [load_model(path, MACHINE)[0]]
-    for indices, maps, _ in mean_maps(models, images, everyone, 4, MACHINE, mirrored=True):
+    for indices, _, maps, _ in mean_maps(models, images, everyone, 4, MACHINE, mirrored=True):
         assert np.array_equal(teacher.maps[list(indices)], 255 * (maps > 0.5).byte())
     assert teacher.maps.unique().tolist() == [0, 255]
 

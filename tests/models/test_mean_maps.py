@@ -34,7 +34,7 @@ def network(seed: int, relation: str = "none") -> SaliencyNet:
 
 
 def maps_by_index(found: object) -> dict[int, Tensor]:
-    return {i: row for indices, maps, _ in found for i, row in zip(indices, maps, strict=True)}
+    return {i: row for indices, _, maps, _ in found for i, row in zip(indices, maps, strict=True)}
 
 
 def test_the_mean_over_networks_and_mirror_images() -> None:
@@ -96,6 +96,7 @@ def test_enlarged_images_give_maps_of_their_own_size_and_features() -> None:
                 features.append(both / both.norm(dim=1, keepdim=True).clamp_min(1e-12))
         expected = functional.interpolate(sum(maps) / 4, size=(32, 32), mode="bilinear")[:, 0]
         torch.testing.assert_close(found.maps, expected, atol=1e-5, rtol=0)
+        assert torch.equal(found.images, large)
         torch.testing.assert_close(found.features, torch.cat(features, 1), atol=1e-4, rtol=0)
     (bare,) = mean_maps(models, pictures, [[0, 1]], 2, MACHINE)
     assert bare.features is None
