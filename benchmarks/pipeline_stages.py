@@ -180,13 +180,15 @@ def teaching(
         measure(clock, "self-training's look", count, look, passes, turns, told, config.snapshots)
     ]
     parts = Parts(clock)
-    places = [(self_training, "agree", "agree"), (self_training, "cut", "cut, beside")]
-    with parts.watching(*places):
+    beside = {"by_colours": "colours, beside", "cut": "cut, beside"}
+    with parts.watching(
+        (self_training, "agree", "agree"),
+        *((self_training, key, name) for key, name in beside.items()),
+    ):
         whole = clock.seconds(look)
     inside = [Row(f"  {name}", count, spent) for name, spent in parts.seconds.items()]
-    left = (
-        whole - parts.seconds.get("agree", 0.0) - clock.cpu * parts.seconds.get("cut, beside", 0.0)
-    )
+    spent_beside = sum(parts.seconds.get(name, 0.0) for name in beside.values())
+    left = whole - parts.seconds.get("agree", 0.0) - clock.cpu * spent_beside
     return [*rows, *inside, Row("  all else (maps)", count, left)]
 
 

@@ -77,6 +77,26 @@ def test_it_is_gaussian_process_regression_of_what_the_map_falls_short(
     np.testing.assert_allclose(agree(*case)[0].numpy(), by_the_book(*case), atol=2e-5)
 
 
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_cell_has_the_mean_colour_of_its_pixels(times: int) -> None:
+    maps, features, _, labels = random_case(9, 4)
+    generator = torch.Generator().manual_seed(9)
+    fine = torch.rand(1, 3, SIDE * times, SIDE * times, generator=generator)
+    means = fine.unflatten(3, (SIDE, times)).unflatten(2, (SIDE, times)).mean((3, 5))
+    found = agree(maps, features, fine, labels)[0].numpy()
+    np.testing.assert_allclose(found, by_the_book(maps, features, means, labels), atol=2e-5)
+
+
+def test_several_maps_of_an_image_are_corrected_each_for_itself() -> None:
+    cases = [random_case(seed, count) for seed, count in ((10, 2), (11, 7))]
+    _, *others = (torch.cat(parts) for parts in zip(*cases, strict=True))
+    maps = torch.rand(3, 2, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(10))
+    found = agree(maps, *others)
+    assert found.shape == maps.shape
+    for at in np.ndindex(3, 2):
+        torch.testing.assert_close(found[at], agree(maps[at], *others), atol=1e-5, rtol=0)
+
+
 def test_an_answer_reaches_what_is_like_it_and_near() -> None:
     """Two kinds of pixels, left and right; a pixel of the left one is called foreground."""
     features = torch.zeros(1, 2, 8, 8)

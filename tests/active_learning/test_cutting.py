@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from active_learning.cutting import BINS, LEAST, SURE, WHOLE, _of_like_colour, by_colours, cut
+from active_learning.cutting import BINS, LEAST, SURE, WHOLE, by_colours, cut
 
 SIZE = 32
 NOTHING = np.zeros((2, SIZE, SIZE), np.uint8)
@@ -39,6 +39,22 @@ def test_what_the_map_is_sure_of_stands() -> None:
     image = picture_of_a_disc(np.random.default_rng(1))
     prob = np.where(disc(13), 0.96, 0.04)
     assert np.array_equal(cut(image, prob, NOTHING, seed=0) == 255, disc(13))
+
+
+def test_what_the_map_is_less_sure_of_does_not() -> None:
+    image = picture_of_a_disc(np.random.default_rng(1))
+    prob = np.where(disc(9), 0.96, np.where(disc(12), 1 - SURE - 0.01, 0.04))
+    assert np.array_equal(cut(image, prob, NOTHING, seed=0) == 255, disc(9))
+    prob = np.where(disc(6), 0.96, np.where(disc(9), SURE + 0.01, 0.04))
+    assert np.array_equal(cut(image, prob, NOTHING, seed=0) == 255, disc(9))
+
+
+def test_the_majority_of_a_pixels_answers_counts() -> None:
+    image = picture_of_a_disc(np.random.default_rng(2))
+    labels = NOTHING.copy()
+    labels[:, 1, 2], labels[:, 16, 16], labels[:, 2, 2] = (1, 2), (2, 1), (1, 1)
+    found = cut(image, np.where(disc(9), 0.96, 0.04), labels, seed=0)
+    assert (found[1, 2], found[16, 16], found[2, 2]) == (255, 0, 0)
 
 
 def test_answers_stand_whatever_the_map_says() -> None:
@@ -96,17 +112,14 @@ def test_colours_speak_by_bayes_rule() -> None:
     palette = np.array([[20, 20, 20], [220] * 3, [220, 20, 20], [20, 220, 20], [20, 20, 220]])
     image = palette[rng.integers(0, 5, (16, 16))].astype(np.uint8)
     image[3, 4] = 120
-    prob = rng.uniform(0.02, 0.98, (16, 16))
-    prob[image[..., 0] == 220] **= 0.3
+    prob = rng.uniform(0.02, 0.97, (16, 16))
+    prob[image[..., 0] == 220] **= 0.5
     found = by_colours(image, prob)
     moved = np.log(found / (1 - found)) - np.log(prob / (1 - prob))
     said = by_the_book(image, prob)
-    # What colours that are alike share of a pixel is the same for both sides, but for the edges.
-    blurred = _of_like_colour(np.zeros((1, 1), int), np.ones((1, 1)))
-    assert 0.1 < blurred < 1
-    np.testing.assert_allclose(moved, said, atol=0.05)
-    assert abs(moved[3, 4]) < 1e-6
-    assert np.ptp(said) > 1
+    np.testing.assert_allclose(moved, said, atol=1e-6)
+    assert said[3, 4] == 0
+    assert np.ptp(said) > 0.5
 
 
 def test_a_pixel_takes_the_side_of_its_colour() -> None:

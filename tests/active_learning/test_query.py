@@ -424,6 +424,22 @@ def test_maps_are_brought_into_agreement_with_the_answers(world):
         assert (max(moved) > 2e-3) == (index in (1, 2))
 
 
+def test_the_attacked_map_is_corrected_by_the_clean_image(world):
+    """Its features and its colours, which an attack would change."""
+    config = dataclasses.replace(world.config, attack="fgsm", attack_eps=60.0, attack_step=60.0)
+    images = pool_images(world)
+    told = np.zeros((len(images), 2, 32, 32), np.uint8)
+    told[:, 1, 4, 5] = told[:, 0, 20, 20] = 1
+    looks = (
+        pool_maps(images, [kept_net(0)], config, CPU, "round 1", answers=answers)
+        for answers in (told.__getitem__, None)
+    )
+    for (index, found), (_, plain) in zip(*looks, strict=True):
+        pixels, labels = images.batch([index]).float() / 255, torch.from_numpy(told[index])[None]
+        expected = agree(plain.attacked[None], plain.features[None], pixels, labels)[0]
+        torch.testing.assert_close(found.attacked, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_what_was_answered_reaches_the_look_at_the_pool(world, asked, tmp_path, monkeypatch):
     seen = {}
 

@@ -144,10 +144,34 @@ def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
     assert not seen
 
 
+@pytest.mark.parametrize("value", [0.2, 0.8])
+def test_a_cut_is_trusted_by_the_map_that_colours_have_corrected(
+    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Else the map that was there before is the label."""
+    before = {}
+
+    def corrected(image: np.ndarray, prob: np.ndarray) -> np.ndarray:
+        before[image.tobytes()] = prob
+        return np.full(prob.shape, value)
+
+    monkeypatch.setattr(self_training, "by_colours", corrected)
+    monkeypatch.setattr(self_training, "cut", lambda *args, seed: np.full((SIZE, SIZE), 255))
+    save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
+    teacher = teacher_of(images, tmp_path / "own", None)
+    teacher.look(1, MACHINE)
+    assert (teacher.trusted == (value > 0.5)).all()
+    for index, label in enumerate(teacher.maps.numpy()):
+        prob = before[images[index].tobytes()]
+        assert 0.3 < overlap(prob, np.full(prob.shape, True)) < 0.7
+        np.testing.assert_allclose(label, 255 if value > 0.5 else 255 * prob, atol=0.6)
+
+
 def test_maps_that_are_not_cut_are_taken_at_one_half(
     images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(self_training, "cut")
+    monkeypatch.delattr(self_training, "by_colours")
     path = save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
     how = Taught(3, 1.0, False, False, trust=0.0)
     teacher = teacher_of(images, tmp_path / "own", None, how)
