@@ -120,9 +120,8 @@ class Config:
     )
     pseudo_scale: float = knob(1.25, "snapshots see images enlarged by this to make pseudo labels")
     pseudo_agree: bool = knob(True, "correct those maps by the answers, and what is like them")
-    pseudo_cut: bool = knob(
-        True, "correct those maps by the picture's colours and cut them along its edges"
-    )
+    pseudo_colours: bool = knob(True, "correct them by the picture's colours before they are cut")
+    pseudo_cut: bool = knob(True, "cut those maps along the picture's edges (GrabCut)")
     pseudo_trust: float = knob(
         0.5,
         "least overlap (soft IoU) of a map and its cut; with less an image is taught by the grey "
@@ -322,6 +321,7 @@ ABSENT: dict[str, Any] = {
     "losses_pseudo": {},
     "pseudo_scale": 1.0,
     "pseudo_agree": False,
+    "pseudo_colours": False,
     "pseudo_trust": 0.0,
     "ask_agree": False,
     "average": 0.0,

@@ -163,6 +163,7 @@ class Trainer(Learner):
             config.pseudo_agree,
             config.pseudo_cut,
             config.pseudo_trust,
+            config.pseudo_colours,
         )
         return Teacher(self.images, labels, pieces, count, own, earlier, how)
 

@@ -35,10 +35,11 @@ class Taught:
         snapshots: most snapshots asked, the newest ones.
         scale: how much the images are enlarged.
         agree: whether the maps are brought into agreement with the answers.
-        cut: whether they are corrected by the picture's colours and cut along its edges.
+        cut: whether they are cut along the picture's edges.
         trust: least `overlap` of the corrected map and its cut for the cut to be the label; with
             less the map is, uncorrected by colours. 0: it always is the cut. Of maps that are not
             cut it is the overlap with the map at one half, which then is the label.
+        colours: whether they are corrected by the picture's colours before they are cut.
     """
 
     snapshots: int = 3
@@ -46,6 +47,7 @@ class Taught:
     agree: bool = True
     cut: bool = True
     trust: float = 0.5
+    colours: bool = True
 
 
 class Teacher:
@@ -152,7 +154,8 @@ class Teacher:
         if self.how.cut:
             image = resize(self.images[index], self.size)
             answers = gathered(torch.from_numpy(labels), (self.size, self.size)).numpy()
-            corrected = by_colours(image, prob)
+            if self.how.colours:
+                corrected = by_colours(image, prob)
             made = cut(image, corrected, answers, seed=index)
         else:
             made = np.uint8(255) * (prob > 0.5)

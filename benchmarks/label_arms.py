@@ -123,6 +123,7 @@ ARMS: dict[str, Arm] = {
     # Pseudo labels without one of their parts, and none at all
     "no_enlarging": Arm("pseudo labels of images as they are", {"pseudo_scale": 1.0}),
     "no_agreement": Arm("pseudo labels whatever was answered", {"pseudo_agree": False}),
+    "no_colours": Arm("pseudo labels cut whatever colours there are", {"pseudo_colours": False}),
     "no_cut": Arm("pseudo labels whatever colours and edges there are", {"pseudo_cut": False}),
     "no_trust": Arm("no grey pseudo labels", {"pseudo_trust": 0.0}),
     "no_self_training": Arm("no losses on pseudo labels", {"losses_pseudo": {}}),

@@ -723,7 +723,12 @@ def test_differences_to_another_trial_are_told(tmp_path, capsys):
 def test_settings_from_before_a_field_mean_what_they_meant():
     old = settings.to_dict(Config(lr=0.5))
     then = {"losses_pseudo": {}, "pseudo_scale": 1.0, "average": 0.0, "spend": "image"}
-    then |= {"pseudo_agree": False, "ask_agree": False, "pseudo_trust": 0.0}
+    then |= {
+        "pseudo_agree": False,
+        "pseudo_colours": False,
+        "ask_agree": False,
+        "pseudo_trust": 0.0,
+    }
     for name in then:
         del old[name]
     found = from_dict(old, "config.json")

@@ -167,6 +167,23 @@ def test_a_cut_is_trusted_by_the_map_that_colours_have_corrected(
         np.testing.assert_allclose(label, 255 if value > 0.5 else 255 * prob, atol=0.6)
 
 
+def test_maps_are_cut_as_they_are_where_colours_do_not_count(
+    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(self_training, "by_colours")
+    seen = []
+
+    def watched(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+        seen.append(seed)
+        return np.uint8(255) * (prob > 0.5)
+
+    monkeypatch.setattr(self_training, "cut", watched)
+    save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
+    how = dataclasses.replace(DEFAULT, colours=False)
+    teacher_of(images, tmp_path / "own", None, how).look(1, MACHINE)
+    assert sorted(seen) == list(range(len(images)))
+
+
 def test_maps_that_are_not_cut_are_taken_at_one_half(
     images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
