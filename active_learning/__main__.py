@@ -1,9 +1,9 @@
 """Ask one round of questions: ``python -m active_learning --trial T --round 3``.
 
 Round 0 asks about random pixels, of the training images (unless ``--first_points`` says otherwise)
-and of the validation images. A later round asks where the snapshots of the round before are
-uncertain (or at random: ``--arm random``). A round that has been asked is left alone; one that was
-interrupted goes on with the images that were not looked at.
+and of the validation images. A later round asks where the snapshots of the last round that was
+trained are uncertain (or at random: ``--arm random``). A round that has been asked is left alone;
+one that was interrupted goes on with the images that were not looked at.
 
 Where people answer (``--oracle human``), the questions are written down, and a server puts them to
 people in a browser; the round goes on when all are answered. With ``--no_wait`` it ends with status
@@ -21,7 +21,8 @@ import config as settings
 from active_learning.answers import Journal, standing
 from active_learning.kappa import write_agreement
 from active_learning.people import Unanswered, wait_for_answers
-from active_learning.query import Pool, answer_round, choose_round
+from active_learning.query import Pool
+from active_learning.rounds import answer_round, choose_round
 from config import Config
 from datasets.checked import require_checked
 from models import require_weights

@@ -1,4 +1,4 @@
-"""One round of questions: look at every image of the pool, choose its pixels, ask the oracle.
+"""The pool: look at its images, choose their pixels, ask the oracle.
 
 What is chosen is on disk before anybody is asked: people may take days over a round.
 """
@@ -46,7 +46,7 @@ from datasets.training import PointLabels
 from models.saliency_net import SaliencyNet
 from models.stored import load_model
 from utils.background import in_background
-from utils.device import Machine, choose_machine, make_deterministic, memory_advice
+from utils.device import Machine
 from utils.distributed import gather_objects, is_main, world
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -369,50 +369,3 @@ def make_oracle(config: Config, run: RunFolder) -> Oracle:
         config.seed, config.answer_errors, config.answer_errors_border, config.answer_skips
     )
     return MaskOracle(run.ledger, mistakes)
-
-
-def choose_round(pool: Pool, arm: str, round_index: int) -> None:
-    """Write down the pixels of a round, unless that is done; round 0's and the validation's.
-
-    Of several processes all take part.
-
-    Raises:
-        UserError: the rounds before are not there, or a file is damaged; names the file.
-    """
-    config = pool.config
-    if config.deterministic:
-        make_deterministic()
-    if arm == "points" and round_index > 0:
-        if not pool.run.points(arm, round_index).exists():
-            machine = choose_machine(config.device, config.precision)
-            what = f"asking about {config.at_a_time} images of {config.size} pixels at a time"
-            with memory_advice(what, ["--device cpu", f"--cache_mb {config.cache_mb // 2}"]):
-                pool.choose_uncertain(round_index, machine)
-    elif is_main():  # nothing is computed that others could share
-        if round_index == 0:
-            pool.choose_validation()
-            pool.choose_first()
-        else:
-            pool.choose_random(round_index)
-
-
-def answer_round(pool: Pool, arm: str, round_index: int) -> Path:
-    """Make the points file of a round whose pixels are chosen, unless it is there; return its path.
-
-    Round 0 makes that of the validation images too. Of several processes the first one works.
-
-    Raises:
-        UserError: as for `Pool.answer`.
-    """
-    if is_main():
-        if round_index == 0:
-            pool.answer_validation()
-        pool.answer(arm, round_index)
-    return pool.run.points(arm, round_index)
-
-
-def ask_round(config: Config, arm: str, round_index: int) -> Path:
-    """Choose the pixels of a round and have them answered at once; return the points file."""
-    pool = Pool(config)
-    choose_round(pool, arm, round_index)
-    return answer_round(pool, arm, round_index)

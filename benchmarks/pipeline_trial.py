@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 import config as settings
-from active_learning.query import Pool, answer_round, choose_round
+from active_learning.query import Pool
+from active_learning.rounds import answer_round, choose_round
 from config import Config, to_dict
 from datasets.cache import ResizedImages
 from datasets.index import IMAGES_FOLDER, MASKS_FOLDER, Sample, list_sets

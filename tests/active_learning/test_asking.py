@@ -10,8 +10,9 @@ import active_learning.query as query
 from active_learning.diversity import DIVERSITY
 from active_learning.maps import Maps
 from active_learning.mistakes import Mistakes
-from active_learning.query import Pool, answer_round, ask_round, choose_round
+from active_learning.query import Pool
 from active_learning.questions import by_image, read_questions, untold, write_questions
+from active_learning.rounds import answer_round, ask_round, choose_round
 from config import Config
 from datasets.cache import native_sizes
 from datasets.points import read_answers, read_points

@@ -25,7 +25,8 @@ from active_learning.attacks import ATTACKS, AttackSettings
 from active_learning.diversity import DIVERSITY
 from active_learning.ensembles import neighbour_vote
 from active_learning.maps import pool_maps
-from active_learning.query import Pool, answer_round, ask_round, choose_round
+from active_learning.query import Pool
+from active_learning.rounds import answer_round, ask_round, choose_round
 from active_learning.selection import grid_pixels
 from active_learning.spending import shares
 from active_learning.uncertainty import ACQUISITIONS
