@@ -120,8 +120,8 @@ class Config:
     )
     pseudo_scale: float = knob(1.25, "snapshots see images enlarged by this to make pseudo labels")
     pseudo_agree: bool = knob(True, "correct those maps by the answers, and what is like them")
-    pseudo_colours: bool = knob(True, "correct them by the picture's colours before they are cut")
-    pseudo_cut: bool = knob(True, "cut those maps along the picture's edges (GrabCut)")
+    pseudo_colours: bool = knob(True, "correct those maps by the picture's colours")
+    pseudo_cut: bool = knob(True, "then cut them along the picture's edges (GrabCut)")
     pseudo_trust: float = knob(
         0.5,
         "least overlap (soft IoU) of a map and its cut; with less an image is taught by the grey "
@@ -143,8 +143,8 @@ class Config:
     rounds: int = knob(5, "rounds of questions, the first (random) one included")
     train_every: int = knob(
         1,
-        "train after every n-th round, the first and the last in any case; the others' questions "
-        "go to the networks there are, told what was answered since",
+        "train after every n-th round only, and after the first and the last; each round's "
+        "questions go to the newest networks, whose maps --ask_agree tells all answers",
     )
     points_per_image: int = knob(10, "questions an image in all, the first round's included")
     points_per_round: str = knob("", "questions of each round joined by +; empty: spread evenly")

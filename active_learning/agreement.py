@@ -72,11 +72,11 @@ def agree(maps: Tensor, features: Tensor, images: Tensor, labels: Tensor) -> Ten
 def gathered(values: Tensor, grid: tuple[int, int]) -> Tensor:
     """Sum (..., H, W) over the cells, float32 (..., h, w), in which the pixels' centres lie."""
     sides = zip(values.shape[-2:], grid, strict=True)
-    rows, columns = (_cells(side, count, values.device) for side, count in sides)
+    rows, columns = (_in_cells(side, count, values.device) for side, count in sides)
     return rows.T @ values.float() @ columns
 
 
-def _cells(side: int, count: int, device: torch.device) -> Tensor:
+def _in_cells(side: int, count: int, device: torch.device) -> Tensor:
     """Return (side, count), 1 where a line's centre lies in one of ``count`` cells, else 0."""
     cells = (2 * torch.arange(side, device=device) + 1) * count // (2 * side)
     return functional.one_hot(cells, count).float()

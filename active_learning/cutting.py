@@ -15,7 +15,7 @@ BLUR = 0.7
 """How far a pixel counts for colours like its own: standard deviation, in bins."""
 
 WHOLE = 0.1
-"""Share of the whole picture's colours in those of object and of ground; rare ones say less."""
+"""Share of the whole picture's colours in those of object and ground: it bounds what they say."""
 
 SURE = 0.05
 """Below it background is taken for certain, above one minus it foreground; the rest is cut."""
@@ -38,9 +38,9 @@ def by_colours(image: np.ndarray, prob: np.ndarray) -> np.ndarray:
 
     Bayes' rule: the pixel's logit, plus log(p(colour | object) / p(colour | ground)). Both are
     colour histograms of this picture, where each pixel weighs as much as its saliency, or as one
-    minus it (of skin and all else by Jones and Rehg, IJCV 2002). The pixel itself is left out, and
-    both are mixed with the histogram of the whole picture, so that a colour that no other pixel has
-    says nothing.
+    minus it (of skin and all else by Jones and Rehg, IJCV 2002). The pixel itself is left out, so
+    that a colour that no other pixel has says nothing; and both are mixed with the histogram of the
+    whole picture, which bounds what any colour says.
 
     Args:
         image: uint8 (S, S, 3), RGB.

@@ -35,10 +35,9 @@ class Taught:
         snapshots: most snapshots asked, the newest ones.
         scale: how much the images are enlarged.
         agree: whether the maps are brought into agreement with the answers.
-        cut: whether they are cut along the picture's edges.
-        trust: least `overlap` of the corrected map and its cut for the cut to be the label; with
-            less the map is, uncorrected by colours. 0: it always is the cut. Of maps that are not
-            cut it is the overlap with the map at one half, which then is the label.
+        cut: whether they are then cut along the picture's edges, or else at one half.
+        trust: least `overlap` of a map and its cut for the cut to be the label; with less, the
+            label is the map as it was before colours. 0: it always is the cut.
         colours: whether they are corrected by the picture's colours before they are cut.
     """
 
@@ -150,15 +149,13 @@ class Teacher:
 
     def _keep(self, index: int, prob: np.ndarray, labels: np.ndarray) -> None:
         prob = resize(prob, self.size)
-        corrected = prob
+        image = resize(self.images[index], self.size)
+        corrected = by_colours(image, prob) if self.how.colours else prob
         if self.how.cut:
-            image = resize(self.images[index], self.size)
             answers = gathered(torch.from_numpy(labels), (self.size, self.size)).numpy()
-            if self.how.colours:
-                corrected = by_colours(image, prob)
             made = cut(image, corrected, answers, seed=index)
         else:
-            made = np.uint8(255) * (prob > 0.5)
+            made = np.uint8(255) * (corrected > 0.5)
         trusted = overlap(corrected, made > 0) >= self.how.trust
         if not trusted:
             made = np.round(255 * prob).astype(np.uint8)

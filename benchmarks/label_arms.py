@@ -123,8 +123,8 @@ ARMS: dict[str, Arm] = {
     # Pseudo labels without one of their parts, and none at all
     "no_enlarging": Arm("pseudo labels of images as they are", {"pseudo_scale": 1.0}),
     "no_agreement": Arm("pseudo labels whatever was answered", {"pseudo_agree": False}),
-    "no_colours": Arm("pseudo labels cut whatever colours there are", {"pseudo_colours": False}),
-    "no_cut": Arm("pseudo labels whatever colours and edges there are", {"pseudo_cut": False}),
+    "no_colours": Arm("pseudo labels whatever colours there are", {"pseudo_colours": False}),
+    "no_cut": Arm("pseudo labels whatever edges there are", {"pseudo_cut": False}),
     "no_trust": Arm("no grey pseudo labels", {"pseudo_trust": 0.0}),
     "no_self_training": Arm("no losses on pseudo labels", {"losses_pseudo": {}}),
 }
@@ -170,7 +170,7 @@ ASKS_LATER = frozenset(
     | {"vote_kernel", "vote_sigma", "candidates_percent", "candidates_max", "diversity", "spend"}
     | {"ask_agree", "train_every"}
 )
-"""Fields that say how questions are asked from the second round on; see `shares_first_round`."""
+"""Fields that count from the second round on alone; see `shares_first_round`."""
 
 
 def shares_first_round(base: Config, arm: Config) -> bool:
@@ -185,7 +185,7 @@ def shares_first_round(base: Config, arm: Config) -> bool:
     later round is asked, or said to be trained, and nowhere else. The ledger then holds the same
     questions, and superpixels follow from picture and count.
 
-    So is ``ensemble``, but for a deep one: its first round trains more networks.
+    ``ensemble`` may differ, too, but for a deep one: its first round trains more networks.
     """
     ignored = FREE | ASKS_LATER | {"trial"}
     if "deep" not in (base.ensemble, arm.ensemble):

@@ -70,7 +70,7 @@ class Entry:
     selection: float
     training: float
     kept: tuple[Path, str]
-    asked: int = 1
+    asked: int
     made: tuple[dict[str, Any], ...] = ()
 
     @property

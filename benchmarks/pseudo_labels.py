@@ -69,15 +69,18 @@ class Some:
 def ways_of(taught: Taught) -> dict[str, Taught]:
     """Return how pseudo labels are made, by name: part after part, then without each part."""
     taught, trusting = dataclasses.replace(taught, trust=0.0), taught
-    plain = dataclasses.replace(taught, scale=1.0, agree=False, cut=False)
+    uncut = dataclasses.replace(taught, cut=False)
+    agreed = dataclasses.replace(uncut, colours=False)
+    plain = dataclasses.replace(agreed, scale=1.0, agree=False)
     return {
         "the snapshots' map at one half": plain,
         "+ of enlarged images": dataclasses.replace(plain, scale=taught.scale),
-        "+ in agreement with the answers": dataclasses.replace(taught, cut=False),
-        "+ cut": dataclasses.replace(taught, colours=False),
-        "+ corrected by colours before": taught,
+        "+ in agreement with the answers": agreed,
+        "+ corrected by colours": uncut,
+        "+ cut": taught,
         "all but enlarging": dataclasses.replace(taught, scale=1.0),
         "all but agreement": dataclasses.replace(taught, agree=False),
+        "all but colours": dataclasses.replace(taught, colours=False),
         "all, of the newest snapshot alone": dataclasses.replace(taught, snapshots=1),
         "all, grey where map and cut differ": trusting,
     }

@@ -202,7 +202,7 @@ def entry(arm: str, seed: int, rounds: Sequence[tuple[float | None, dict[str, An
     scores = tuple((points, dict(of)) for points, of in rounds)
     images = dict.fromkeys(scores[0][1], 2)
     where = (Path("no") / arm / str(seed), "best")
-    return Entry(arm, seed, arm, scores, 0.1, 2.0, "pixel", images, 1.0, 2.0, where)
+    return Entry(arm, seed, arm, scores, 0.1, 2.0, "pixel", images, 1.0, 2.0, where, len(scores))
 
 
 def test_the_mean_height_of_a_curve() -> None:
@@ -411,6 +411,28 @@ def test_an_arm_trains_what_it_does_not_share(tmp_path: Path) -> None:
         assert sorted(p.name for p in (run / folder).rglob("*.pth")) == ["best.pth"]
     assert not list(run.glob("*/preds/*/A"))
     assert len(list(run.glob("*/preds/x/made.json"))) == 4
+
+
+def test_rounds_without_a_training_are_asked_and_counted(tmp_path: Path) -> None:
+    stages, tested = Pretended(), []
+
+    def watched(command: Sequence[str], *args: Any) -> None:
+        if command[0] == "test.py":
+            tested.append([Path(word).parts[-3] for word in command if word.endswith(".pth")])
+        Pretended.run(stages, command, *args)
+
+    stages.run = watched
+    assert set(run_pretended(["default", "steps_3"], tmp_path, stages).values()) == {""}
+    mine = [name for trial, name in stages.seen if trial == "steps_3"]
+    asked = [f"active_learning points {index}" for index in (1, 2, 3)]
+    assert mine == [*asked, "train points 3", "test", "evaluate"]
+    assert tested == [["round_00", "dense"], ["round_01"], ["round_03"]]
+    found, _ = read(["dense", "default", "steps_3"], tmp_path, ["B"])
+    assert {name: (one.asked, len(one.rounds)) for name, one in found.items()} == {
+        "dense": (1, 1),
+        "default": (2, 2),
+        "steps_3": (4, 2),
+    }
 
 
 def test_a_trial_notes_what_trained_it(tmp_path: Path) -> None:
@@ -749,6 +771,7 @@ ASKED_OTHERWISE = {
     "candidates_max": 20,
     "diversity": "k_centre",
     "ask_agree": False,
+    "train_every": 2,
     **({"spend": "pool"} if "spend" in FIELDS else {}),
 }
 
@@ -761,7 +784,9 @@ def test_the_whole_run_and_that_sharing_changes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert ASKED_OTHERWISE.keys() == ASKS_LATER & FIELDS.keys()
-    monkeypatch.setitem(ARMS, "otherwise", Arm("all fields of ASKS_LATER", ASKED_OTHERWISE))
+    rounds = {"rounds": 3, "points_per_round": "2+1+1"}
+    arm = Arm("all fields of ASKS_LATER, and more rounds", ASKED_OTHERWISE | rounds)
+    monkeypatch.setitem(ARMS, "otherwise", arm)
     monkeypatch.setitem(ARMS, "odd", Arm("", {"no_such_field": 1}))
     monkeypatch.setattr(label_efficiency, "Stages", InProcess)
     out, flags = tmp_path / "out", [*tiny[4:], "--epochs", "1", "--snapshots", "1"]
@@ -782,17 +807,19 @@ def test_the_whole_run_and_that_sharing_changes_nothing(
 
     alone = {**fresh_flags(flags, out), "runs": str(tmp_path / "alone")}
     words = as_flags(alone)
-    for index in ("0", "1"):
+    for index in ("0", "1", "2"):
         which = [*words, "--arm", "points", "--round", index]
         assert import_module("active_learning.__main__").main(which) == 0
         assert import_module("train").main(which) == 0
     shared, scratch = out / "seed_0" / "otherwise", tmp_path / "alone" / "otherwise"
     assert Journal(shared).shared
-    for name in ("round_00/points.csv", "round_01/points.csv", "validation/points.csv"):
+    for name in ("round_00", "round_01", "round_02", "validation"):
+        name += "/points.csv"
         assert (shared / name).read_bytes() == (scratch / name).read_bytes()
     ledgers = [sorted(read_points(run / "oracle/ledger.csv")) for run in (shared, scratch)]
     assert ledgers[0] == ledgers[1]
-    for index in range(2):
+    assert not RunFolder(shared).trained("points", 1).exists()
+    for index in (0, 2):
         first, second = (
             load_checkpoint(RunFolder(run).checkpoint("points", index, "best"))["model"]
             for run in (shared, scratch)

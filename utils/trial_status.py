@@ -101,7 +101,7 @@ def _standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
     try:
         todo = [step for step in steps(run, settings) if not step.result.exists()]
         rounds, epochs = settings["rounds"], settings["epochs"]
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, ZeroDivisionError):
         raise UserError(f"{run.config}: holds no settings of a trial: mend or delete it") from None
     seen, score = _last_sign(run, logs), _validation_score(run)
     if not todo:

@@ -10,7 +10,7 @@ const SIGN_OF_LIFE = 30000;
 const MOST_SECONDS = 60;
 const MESSAGES = {
   others: "The last questions are with others. This page looks again by itself.",
-  training: "All is answered for now. The network is training; new questions come by themselves.",
+  training: "All is answered for now. The network is at work; new questions come by themselves.",
   finished: "All is answered. Thank you! There will be no more questions.",
 };
 

@@ -122,6 +122,24 @@ def test_colours_speak_by_bayes_rule() -> None:
     assert np.ptp(said) > 0.5
 
 
+def test_the_most_that_a_colour_says() -> None:
+    """Half of a picture is surely object, and of a colour of its own: log(1.9 / .1)."""
+    image = np.full((64, 64, 3), 60, np.uint8)
+    image[:32] = 200
+    prob = np.where(np.arange(64)[:, None] < 32, 1.0, 0.0) * np.ones((1, 64))
+    prob[0, 0] = 0.5
+    found = by_colours(image, prob)[0, 0]
+    assert np.log(found / (1 - found)) == pytest.approx(np.log(19), abs=2e-3)
+
+
+def test_a_colour_makes_a_sure_pixel_unsure() -> None:
+    image = np.full((64, 64, 3), 60, np.uint8)
+    image[:20] = 200
+    prob = np.where(np.arange(64)[:, None] < 20, 0.98, 0.02) * np.ones((1, 64))
+    prob[40, 40] = 0.999
+    assert by_colours(image, prob)[40, 40] < 1 - SURE
+
+
 def test_a_pixel_takes_the_side_of_its_colour() -> None:
     """A part of the object that the map is blind to, and a neighbour it takes for object."""
     image = picture_of_a_disc(np.random.default_rng(5))

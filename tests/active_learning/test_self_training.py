@@ -184,13 +184,14 @@ def test_maps_are_cut_as_they_are_where_colours_do_not_count(
     assert sorted(seen) == list(range(len(images)))
 
 
+@pytest.mark.parametrize("coloured", [False, True])
 def test_maps_that_are_not_cut_are_taken_at_one_half(
-    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coloured: bool
 ) -> None:
     monkeypatch.delattr(self_training, "cut")
-    monkeypatch.delattr(self_training, "by_colours")
+    monkeypatch.setattr(self_training, "by_colours", by_colours if coloured else None)
     path = save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
-    how = Taught(3, 1.0, False, False, trust=0.0)
+    how = Taught(3, 1.0, False, False, trust=0.0, colours=coloured)
     teacher = teacher_of(images, tmp_path / "own", None, how)
     state = load_checkpoint(path)
     state["model"]["head.bias"] -= 0.08  # the middle of its logits
@@ -199,6 +200,9 @@ def test_maps_that_are_not_cut_are_taken_at_one_half(
     everyone = [range(len(images))]
     models = [load_model(path, MACHINE)[0]]
     for indices, _, maps, _ in mean_maps(models, images, everyone, 4, MACHINE, mirrored=True):
+        if coloured:
+            pairs = zip(indices, maps.numpy(), strict=True)
+            maps = torch.from_numpy(np.stack([by_colours(images[i], one) for i, one in pairs]))
         assert np.array_equal(teacher.maps[list(indices)], 255 * (maps > 0.5).byte())
     assert teacher.maps.unique().tolist() == [0, 255]
 

@@ -117,7 +117,8 @@ def test_a_damaged_trial_is_told_and_hides_no_other(
     damaged, sound = begin(tmp_path, "t3"), begin(tmp_path, "t4")
     for step in steps(sound, SETTINGS):
         write(step.result)
-    for text in ("{", "[]", '{"rounds": "x"}', '{"rounds": 2}'):
+    zero = json.dumps({**SETTINGS, "train_every": 0})
+    for text in ("{", "[]", '{"rounds": "x"}', '{"rounds": 2}', zero):
         damaged.config.write_text(text)
         assert trial_status.main(["--runs", str(tmp_path), "--ids", "3", "2", "--finished"]) == 1
         told = capsys.readouterr()
