@@ -27,7 +27,7 @@ def entry(arm: str, seed: int, value: float) -> Entry:
     scores = {"A": dict.fromkeys(("maxF", "meanF", "wF", "S", "meanE", "MAE"), value)}
     points = () if arm == "dense" else ((2.0, scores),)
     rounds = (*points, (4.0 if points else None, scores))
-    return Entry(arm, seed, arm, rounds, 0.1, None, "pixel", {"A": 6}, 1.0, 2.0, Path("x"), 2)
+    return Entry(arm, seed, arm, rounds, 0.1, None, "pixel", {"A": 6}, 1.0, 2.0, Path("x"), 4)
 
 
 def outcome(root: Path, arms: list[str], seeds: int = 2) -> Outcome:
@@ -37,7 +37,7 @@ def outcome(root: Path, arms: list[str], seeds: int = 2) -> Outcome:
 
 
 def answer(root: Path, out: Path, arm: str, seed: int, wrong: int) -> None:
-    """Write an arm's two rounds of 20 points each, so many of them wrong."""
+    """Write an arm's four rounds of 10 points each, so many of them wrong."""
     rng, run = np.random.default_rng(seed), RunFolder(out / f"seed_{seed}" / arm)
     samples = list_sets(root, "SAMPLE-TR")[:10]
     points = []
@@ -46,10 +46,10 @@ def answer(root: Path, out: Path, arm: str, seed: int, wrong: int) -> None:
         mask = read_mask(sample.mask)
         y, x = (int(rng.integers(side)) for side in mask.shape)
         label = int(mask[y, x] != (number < wrong))
-        points.append(Point(sample.name, x, y, label, number // 20))
-    for index in range(2):
+        points.append(Point(sample.name, x, y, label, number // 10))
+    for index in range(4):
         kind = "random" if arm.startswith("random") else "points"
-        write_points(run.points(kind, index), points[20 * index : 20 * (index + 1)])
+        write_points(run.points(kind, index), points[10 * index : 10 * (index + 1)])
 
 
 def test_the_arms_err_as_their_names_say() -> None:
