@@ -1,10 +1,11 @@
 """Stands for the interpreter in tests of gco.sh and sub_by_id.sh: stages without any learning.
 
 Called as ``<this file> <script or -m module> <arguments>``. The stages leave files as the real
-ones do, in a trial of one round; training takes EPOCHS epochs of STUB_SECONDS, is stopped by
-SIGTERM with status 75 (or STUB_STOPPED), and goes on after its last whole epoch. STUB_FAIL=13 makes
-the training of t13 fail; with STUB_ORACLE=human people answer, and with STUB_WAITING they have not
-yet. What choosing and status need runs in earnest. A line a stage goes to ``<runs>/ran``.
+ones do, in a trial of one round (STUB_ROUNDS=4 STUB_EVERY=3 plan more, with a training every so
+often); training takes EPOCHS epochs of STUB_SECONDS, is stopped by SIGTERM with status 75 (or
+STUB_STOPPED), and goes on after its last whole epoch. STUB_FAIL=13 makes the training of t13 fail;
+with STUB_ORACLE=human people answer, and with STUB_WAITING they have not yet. What choosing and
+status need runs in earnest. A line a stage goes to ``<runs>/ran``.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = 10
 EARNEST = ("utils.trial_status", "utils.local_trials", "select_best.py --trials")
-PLAN = {"data_root": "D", "trainset": "TR", "testsets": "TE", "rounds": 1, "with_dense": 0}
-PLAN |= {"with_random": 0, "sample": 0, "oracle": "mask"}
+PLAN = {"data_root": "D", "trainset": "TR", "testsets": "TE", "with_dense": 0}
+PLAN |= {"with_random": 0, "sample": 0}
 
 
 def flags_of(words: list[str]) -> dict[str, str]:
@@ -40,6 +41,8 @@ def make_config(words: list[str], flags: dict[str, str]) -> None:
     plan = PLAN | {"trial": trial, "runs": runs, "run_folder": folder}
     plan["oracle"] = os.environ.get("STUB_ORACLE", "mask")
     plan["processes"] = max(1, len(devices))
+    plan["rounds"] = os.environ.get("STUB_ROUNDS", "1")
+    plan["train_every"] = os.environ.get("STUB_EVERY", "1")
     for name in words[words.index("--print") + 1 :]:
         print(plan[name])
 

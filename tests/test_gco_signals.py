@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.schedule import is_trained
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -134,6 +136,19 @@ def test_each_gpu_gets_a_process(trial: Trial, devices: str, count: int) -> None
         assert of_stage[stage] == told
     for stage in ("evaluate.py", "select_best.py", "active_learning.report"):
         assert of_stage[stage] == f"devices={devices}"
+
+
+@pytest.mark.parametrize(("rounds", "every"), [(1, 3), (2, 3), (5, 2), (6, 4), (3, 1)])
+def test_only_rounds_that_are_trained_start_a_training(
+    trial: Trial, rounds: int, every: int
+) -> None:
+    process = trial.start(STUB_ROUNDS=str(rounds), STUB_EVERY=str(every))
+    assert process.wait(60) == 0, trial.log.read_text()
+    expected = []
+    for index in range(rounds):
+        trained = is_trained(index, rounds, every)
+        expected += ["active_learning", *["train.py"] * trained]
+    assert [line.split()[1] for line in trial.ran()][: len(expected) + 1] == [*expected, "test.py"]
 
 
 def test_open_questions_are_no_failure_and_the_same_command_goes_on(trial: Trial) -> None:
