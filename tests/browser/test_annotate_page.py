@@ -144,7 +144,7 @@ def test_a_round_with_undo_skip_reload_and_a_killed_server(trial: Config, new_pa
         assert page.is_hidden("#banner")
         assert len(rows(trial)) == kept + 1
         answer_all(page, masks)
-        page.wait_for_selector("text=The network is training")
+        page.wait_for_selector("text=The network is at work")
         assert "12 of 12 answered" in page.inner_text("#numbers")
     finally:
         process.terminate()
