@@ -26,7 +26,7 @@ from utils.errors import UserError, closest, run_script
 from utils.files import read_json, write_json
 from utils.locks import in_use
 from utils.run_folder import LOCKS, RunFolder
-from utils.schedule import is_trained
+from utils.schedule import trained_rounds
 
 if TYPE_CHECKING:
     from datasets.index import Sample
@@ -233,13 +233,14 @@ class Config:
             return [even + (index < more) for index in range(self.rounds)]
         return [int(part) for part in self.points_per_round.split("+")]
 
-    def trains(self, round_index: int) -> bool:
-        """Tell whether a network is trained after a round (``train_every``)."""
-        return is_trained(round_index, self.rounds, self.train_every)
+    @property
+    def trained_rounds(self) -> list[int]:
+        """Rounds after which a network is trained (``train_every``)."""
+        return trained_rounds(self.rounds, self.train_every)
 
-    def trained_before(self, round_index: int) -> int:
-        """Return the newest round before a later one that is trained."""
-        return next(index for index in reversed(range(round_index)) if self.trains(index))
+    def trained_before(self, round_index: int) -> int | None:
+        """Return the newest trained round before another; before the first there is none."""
+        return max((i for i in self.trained_rounds if i < round_index), default=None)
 
     def __post_init__(self) -> None:
         check_values(self, {name: field.default for name, field in FIELDS.items()}, PRESETS)
@@ -653,7 +654,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not hasattr(config, name):
             raise UserError(f"--print {name}: no such setting{closest(name, FIELDS)}")
         value = getattr(config, name)
-        print(int(value) if isinstance(value, bool) else value)
+        if isinstance(value, list):
+            print(*value)
+        else:
+            print(int(value) if isinstance(value, bool) else value)
     if args.diff:
         if not (config.run_folder / "config.json").exists():
             raise UserError(f"{config.run_folder}: no such trial: check --trial and --runs")

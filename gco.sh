@@ -72,10 +72,11 @@ done
 
 # From here on the trial's own config.json holds the settings.
 plan="$("$PYTHON" "$ROOT/config.py" "$@" --save --print trial runs run_folder data_root trainset \
-    testsets rounds train_every with_dense with_random sample processes oracle)" || leave $?
+    testsets rounds trained_rounds with_dense with_random sample processes oracle)" || leave $?
 { IFS= read -r trial; IFS= read -r runs; IFS= read -r run; IFS= read -r data_root
-  IFS= read -r trainset; IFS= read -r testsets; read -r rounds; read -r train_every
-  read -r with_dense; read -r with_random; read -r sample; read -r processes; read -r oracle; } <<< "$plan"
+  IFS= read -r trainset; IFS= read -r testsets; read -r rounds; read -r trained
+  read -r with_dense; read -r with_random; read -r sample; read -r processes; read -r oracle
+} <<< "$plan"
 settings=(--trial "$trial" --runs "$runs")
 
 if [ "$sample" = 1 ]; then
@@ -95,7 +96,7 @@ one_round() { # arm round
     if [ "$oracle" = human ] && [ "$processes" -gt 1 ]; then
         stage -m active_learning "${settings[@]}" --arm "$1" --round "$2"
     fi
-    if (($2 % train_every == 0 || $2 == rounds - 1)); then
+    if [[ " $trained " == *" $2 "* ]]; then
         parallel_stage "$ROOT/train.py" "${settings[@]}" --arm "$1" --round "$2"
     fi
 }

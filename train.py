@@ -148,8 +148,8 @@ class Trainer(Learner):
 
     def _make_teacher(self, labels: Labels) -> Teacher:
         config, run = self.config, self.run
-        before = config.trained_before(self.round) if self.round else 0
-        earlier = run.snapshots(self.arm, before, self.member) if self.round else None
+        before = config.trained_before(self.round)
+        earlier = None if before is None else run.snapshots(self.arm, before, self.member)
         if earlier and 0 < len(list_snapshots(earlier)) < config.snapshots:
             raise UserError(
                 f"{earlier}: fewer than {config.snapshots} snapshots: delete "
@@ -158,12 +158,12 @@ class Trainer(Learner):
         own, count = run.snapshots(self.arm, self.round, self.member), config.at_a_time
         pieces = images_apart(self.images.samples, config.grouped, count)
         how = Taught(
-            config.snapshots,
-            config.pseudo_scale,
-            config.pseudo_agree,
-            config.pseudo_cut,
-            config.pseudo_trust,
-            config.pseudo_colours,
+            snapshots=config.snapshots,
+            scale=config.pseudo_scale,
+            agree=config.pseudo_agree,
+            colours=config.pseudo_colours,
+            cut=config.pseudo_cut,
+            trust=config.pseudo_trust,
         )
         return Teacher(self.images, labels, pieces, count, own, earlier, how)
 
@@ -175,11 +175,8 @@ class Trainer(Learner):
         if state is not None:
             settings.require_same(config, state["config"], last)
         # A member goes on from itself: members that all began alike would hardly differ.
-        earlier = None
-        if self.round:
-            before = config.trained_before(self.round)
-            earlier = self.run.checkpoint(self.arm, before, "last", self.member)
-        warm = config.warm_start and self.arm != "dense" and earlier is not None and state is None
+        before = config.trained_before(self.round)
+        warm = config.warm_start and self.arm != "dense" and before is not None and state is None
         source = "none" if state is not None or warm else config.backbone_weights
         model, report = self.new_network(source)
         if report.missing:
@@ -190,6 +187,7 @@ class Trainer(Learner):
         if state is not None:
             load_weights_into(model, state, last)
         elif warm:
+            earlier = self.run.checkpoint(self.arm, before, "last", self.member)
             load_weights_into(model, load_checkpoint(earlier), earlier)
         self.take(model, config.average * config.epochs * len(self.sampler))
         if state is not None:
@@ -482,7 +480,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings.check_names(config)
     if not 0 <= args.round < config.rounds:
         raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
-    if args.arm != "dense" and not config.trains(args.round):
+    if args.arm != "dense" and args.round not in config.trained_rounds:
         print(f"round {args.round}: not trained (--train_every {config.train_every})")
         return 0
     if args.arm == "random" and args.round == 0:

@@ -60,7 +60,7 @@ class Trial:
         which, told = ["--arm", arm, "--round", str(index)], f"round_{index:02d}"
         asked, trained = self.run.points(arm, index), self.run.trained(arm, index)
         self.stage(f"ask {told}", ["-m", "active_learning", *which], asked)
-        if self.config.trains(index):
+        if index in self.config.trained_rounds:
             self.stage(f"train {told}", ["train.py", *which], trained)
 
     @property
@@ -129,11 +129,9 @@ def run_arm(trial: Trial, base: Config) -> None:
         take_first_round(shared, trial.run)
         trial.journal.shared = True
         trial.journal.write()
-    rounds = range(trial.config.rounds)
-    for index in rounds:
+    for index in range(trial.config.rounds):
         trial.ask_and_train(trial.supervision if index else "points", index)
-    mine = rounds[1:] if trial.journal.shared else rounds
-    mine = [index for index in mine if trial.config.trains(index)]
+    mine = trial.config.trained_rounds[1 if trial.journal.shared else 0 :]
     checkpoints = [trial.run.checkpoint(trial.supervision, index, "best") for index in mine]
     trial.score(checkpoints, checkpoints[-1:])
 

@@ -147,8 +147,7 @@ def read_entry(planned: Planned, sets: Sequence[str]) -> Entry | None:
     if journal.shared and not shares_first_round(_settings(base), config):
         raise UserError(f"{base.root}: its first round is another than that of {run.root}")
     kind = planned.supervision
-    asked = 1 if kind == "dense" else config.rounds
-    trained = [index for index in range(asked) if config.trains(index)]
+    asked, trained = (1, [0]) if kind == "dense" else (config.rounds, config.trained_rounds)
     names = [run.checkpoint_name(run.checkpoint(kind, index, "best")) for index in trained]
     of_round = [base if journal.shared and not index else run for index in trained]
     tables = {of: _by_checkpoint(of) for of in dict.fromkeys(of_round)}

@@ -1,8 +1,8 @@
 """Stands for the interpreter in tests of gco.sh and sub_by_id.sh: stages without any learning.
 
 Called as ``<this file> <script or -m module> <arguments>``. The stages leave files as the real
-ones do, in a trial of one round (STUB_ROUNDS=4 STUB_EVERY=3 plan more, with a training every so
-often); training takes EPOCHS epochs of STUB_SECONDS, is stopped by SIGTERM with status 75 (or
+ones do, in a trial of one round (STUB_ROUNDS=4 STUB_TRAINED="0 3" plan more, of which some are
+trained); training takes EPOCHS epochs of STUB_SECONDS, is stopped by SIGTERM with status 75 (or
 STUB_STOPPED), and goes on after its last whole epoch. STUB_FAIL=13 makes the training of t13 fail;
 with STUB_ORACLE=human people answer, and with STUB_WAITING they have not yet. What choosing and
 status need runs in earnest. A line a stage goes to ``<runs>/ran``.
@@ -42,7 +42,7 @@ def make_config(words: list[str], flags: dict[str, str]) -> None:
     plan["oracle"] = os.environ.get("STUB_ORACLE", "mask")
     plan["processes"] = max(1, len(devices))
     plan["rounds"] = os.environ.get("STUB_ROUNDS", "1")
-    plan["train_every"] = os.environ.get("STUB_EVERY", "1")
+    plan["trained_rounds"] = os.environ.get("STUB_TRAINED", "0")
     for name in words[words.index("--print") + 1 :]:
         print(plan[name])
 

@@ -466,6 +466,7 @@ def test_the_schedule_sums_to_the_budget(budget, data):
 def test_the_newest_round_before_that_is_trained():
     config = dataclasses.replace(Config(), rounds=6, train_every=2)
     assert [config.trained_before(index) for index in range(1, 6)] == [0, 0, 2, 2, 4]
+    assert config.trained_before(0) is None
     config = dataclasses.replace(config, train_every=7)
     assert {config.trained_before(index) for index in range(1, 6)} == {0}
 
@@ -681,13 +682,14 @@ def test_resolve_reads_only_the_trials_own_file(runs):
 
 def test_main_prints_and_saves(runs, capsys):
     argv = ["--runs", str(runs), "--epochs", str(LONG), "--with_dense", "--no-warm_start"]
+    argv += ["--rounds", "6", "--train_every", "2"]
     assert settings.main([*argv, "--show"]) == 0
     assert json.loads(capsys.readouterr().out)["epochs"] == LONG
     assert not runs.exists()
-    names = ["run_folder", "epochs", "with_dense", "warm_start"]
+    names = ["run_folder", "epochs", "with_dense", "warm_start", "trained_rounds"]
     settings.main([*argv, "--save", "--print", *names])
     printed = capsys.readouterr()
-    assert printed.out.split("\n") == [str(runs / "sample"), str(LONG), "1", "0", ""]
+    assert printed.out.split("\n") == [str(runs / "sample"), str(LONG), "1", "0", "0 2 4 5", ""]
     assert f"epochs = {LONG}" in printed.err
     assert (runs / "sample" / "config.json").exists()
     with pytest.raises(UserError, match=r"--print epoch: .*did you mean 'epochs'\?"):

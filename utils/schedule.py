@@ -15,9 +15,9 @@ from collections.abc import Sequence
 WARM_UP = 0.03
 
 
-def is_trained(round_index: int, rounds: int, every: int) -> bool:
-    """Tell whether a network is trained after a round: the first, every n-th one, and the last."""
-    return round_index % every == 0 or round_index == rounds - 1
+def trained_rounds(rounds: int, every: int) -> list[int]:
+    """Return the rounds after which a network is trained: the first, every n-th, and the last."""
+    return sorted({*range(0, rounds, every), rounds - 1})
 
 
 def snapshot_epochs(epochs: int, snapshots: int, first_cycle: float) -> list[int]:

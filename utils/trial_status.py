@@ -19,7 +19,7 @@ from utils.cli import Parser
 from utils.errors import UserError, run_script
 from utils.files import read_json
 from utils.run_folder import RunFolder
-from utils.schedule import is_trained
+from utils.schedule import trained_rounds
 from utils.slurm_queue import Job, queued_jobs, refuse_active
 from utils.tables import read_rows, text_table
 
@@ -66,11 +66,12 @@ class Standing:
 
 def steps(run: RunFolder, settings: dict[str, Any]) -> Iterator[Step]:
     """Yield the stages of a trial in the order of gco.sh."""
+    trained = trained_rounds(settings["rounds"], settings.get("train_every", 1))
     for index in range(settings["rounds"]):
         for arm in ("points", "random") if index and settings["with_random"] else ("points",):
             folder = run.training(arm, index)
             yield Step(f"ask {arm}", index, run.points(arm, index))
-            if is_trained(index, settings["rounds"], settings.get("train_every", 1)):
+            if index in trained:
                 yield Step(f"train {arm}", index, run.trained(arm, index), folder)
         if index == 0 and settings["with_dense"]:
             yield Step("train dense", None, run.trained("dense", 0), run.training("dense", 0))
@@ -101,7 +102,7 @@ def _standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
     try:
         todo = [step for step in steps(run, settings) if not step.result.exists()]
         rounds, epochs = settings["rounds"], settings["epochs"]
-    except (TypeError, KeyError, ZeroDivisionError):
+    except (TypeError, KeyError, ValueError):
         raise UserError(f"{run.config}: holds no settings of a trial: mend or delete it") from None
     seen, score = _last_sign(run, logs), _validation_score(run)
     if not todo:

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from utils.schedule import cyclic_cosine, is_trained, snapshot_epochs
+from utils.schedule import cyclic_cosine, snapshot_epochs, trained_rounds
 
 SHARES = (0.01, 0.3, 0.6, 1.0)
 
@@ -14,7 +14,7 @@ SHARES = (0.01, 0.3, 0.6, 1.0)
     [(5, 1, [0, 1, 2, 3, 4]), (5, 2, [0, 2, 4]), (6, 4, [0, 4, 5]), (5, 9, [0, 4]), (1, 3, [0])],
 )
 def test_rounds_that_are_trained(rounds, every, expected):
-    assert [index for index in range(rounds) if is_trained(index, rounds, every)] == expected
+    assert trained_rounds(rounds, every) == expected
 
 
 @pytest.mark.parametrize(
