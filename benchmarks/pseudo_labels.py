@@ -104,6 +104,19 @@ def faults(found: NDArray[np.bool_], mask: NDArray[np.bool_]) -> tuple[float, fl
     return float(wrong.mean()), float((wrong & (off > FAR)).mean()), float(overlap)
 
 
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """Return ``count`` places of ``total``, all if there are no more, from first to last."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+
+
+def faults_of(teacher: Teacher, masks: ResizedMasks) -> NDArray[np.float64]:
+    """Return the `faults` of each image's pseudo label, (N, 3), beside its mask."""
+    size = masks[0].shape[0]
+    labels = teacher.maps.numpy()
+    maps = (resize(label, size) if teacher.size != size else label for label in labels)
+    return np.array([faults(label >= 128, masks[at] >= 128) for at, label in enumerate(maps)])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; see the module's text."""
 
@@ -120,8 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     points = read_point_labels(
         run, "points", args.round, samples, config.size, config.label_mode, config.superpixels
     )
-    count = min(args.images, len(samples))
-    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()
+    chosen = evenly_spaced(len(samples), args.images)
     samples = [samples[index] for index in chosen]
     images = ResizedImages(samples, config.size, config.cache_mb, "training")
     masks = ResizedMasks(samples, config.size, config.cache_mb, "training")
@@ -134,12 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         labels = Some(points, chosen)
         teacher = Teacher(images, labels, together, config.batch_size, own, earlier, how)
         teacher.look(0, machine)
-        maps = (
-            resize(label, config.size) if teacher.size != config.size else label
-            for label in teacher.maps.numpy()
-        )
-        pairs = zip(maps, range(len(samples)), strict=True)
-        found = np.array([faults(label >= 128, masks[at] >= 128) for label, at in pairs])
+        found = faults_of(teacher, masks)
         wrong, far, overlap = found.mean(axis=0)
         trusted = teacher.trusted.numpy()
         line = [name, f"{100 * wrong:.2f}", f"{100 * far:.2f}", f"{overlap:.4f}"]
