@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, pipeline
+from benchmarks import gpu, pipeline, pipeline_questions
 from benchmarks.pipeline_clock import Clock, Parts, measure
 from benchmarks.pipeline_questions import Half, agreement
 from benchmarks.pipeline_trial import link_images
 from datasets.index import list_set
+from train import Trainer
 from utils.errors import UserError
 
 SMALL = (
@@ -120,7 +121,15 @@ def test_every_stage_is_timed_and_written(tmp_path: Path, sample_root: Path) -> 
 
 
 @pytest.mark.parametrize("mode", ["scaling", "ensembles", "overlap"])
-def test_other_modes(mode: str, tmp_path: Path) -> None:
+def test_other_modes(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+    timed = pipeline_questions._training_seconds
+
+    def training(trainer: Trainer, *how: object) -> float:
+        trained.append((trainer.config.ensemble, trainer.member, timed(trainer, *how)))
+        return trained[-1][-1]
+
+    monkeypatch.setattr(pipeline_questions, "_training_seconds", training)
     out = tmp_path / "found.json"
     pipeline.main([*SMALL, f"--{mode}", "--counts", "12,24", "--out", str(out)])
     rows = json.loads(out.read_text())["rows"]
@@ -128,7 +137,10 @@ def test_other_modes(mode: str, tmp_path: Path) -> None:
         assert [int(row["images"]) for row in rows] == [11, 23]
     elif mode == "ensembles":
         assert [row["networks trained"] for row in rows] == ["1", "2"]
-        assert rows[1]["training"] > 1.2 * rows[0]["training"]
+        kinds, members, seconds = zip(*trained, strict=True)
+        assert kinds == ("snapshots", "deep", "deep")
+        assert members == (0, 0, 1)
+        assert [row["training"] for row in rows] == [seconds[0], seconds[1] + seconds[2]]
     else:
         assert rows[0]["pixel"] == 1
         assert all(0 <= row["pixel"] <= row["superpixel"] <= 1 for row in rows)
