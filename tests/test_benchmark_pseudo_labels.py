@@ -7,8 +7,9 @@ import pytest
 
 import active_learning.__main__ as asking
 import train
-from active_learning.self_training import Taught
+from active_learning.self_training import Taught, Teacher
 from benchmarks import pseudo_labels as benchmark
+from tests.test_train import run_of
 
 
 def test_faults_of_a_shifted_square() -> None:
@@ -65,6 +66,26 @@ def test_the_table_of_a_trial(tiny: list[str], capsys: pytest.CaptureFixture) ->
         whole = sum(weight * float(part) for weight, part in parts if part != "-")
         assert whole == pytest.approx(float(overlap), abs=2e-3)
     assert len({tuple(value) for value in values}) > 3
+
+
+def test_the_last_round_that_was_trained_teaches(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Round 2 follows one that is asked alone."""
+    flags = [*tiny, "--rounds", "3", "--points_per_image", "6", "--train_every", "2"]
+    asking.main(flags)
+    train.main(flags)
+    for at in ("1", "2"):
+        asking.main([*flags, "--round", at])
+    teachers = []
+
+    def making(*args) -> Teacher:
+        teachers.append(args[5])
+        return Teacher(*args)
+
+    monkeypatch.setattr(benchmark, "Teacher", making)
+    benchmark.main([*flags, "--images", "3", "--round", "2"])
+    assert set(teachers) == {run_of(flags).snapshots("points", 0)}
 
 
 def test_the_labels_of_some_images_are_their_own() -> None:

@@ -52,9 +52,10 @@ def test_what_the_map_is_less_sure_of_does_not() -> None:
 def test_the_majority_of_a_pixels_answers_counts() -> None:
     image = picture_of_a_disc(np.random.default_rng(2))
     labels = NOTHING.copy()
-    labels[:, 1, 2], labels[:, 16, 16], labels[:, 2, 2] = (1, 2), (2, 1), (1, 1)
+    labels[:, 1, 2], labels[:, 16, 16] = (1, 2), (2, 1)
+    labels[:, 2, 2] = labels[:, 15, 15] = 1
     found = cut(image, np.where(disc(9), 0.96, 0.04), labels, seed=0)
-    assert (found[1, 2], found[16, 16], found[2, 2]) == (255, 0, 0)
+    assert (found[1, 2], found[16, 16], found[2, 2], found[15, 15]) == (255, 0, 0, 255)
 
 
 def test_answers_stand_whatever_the_map_says() -> None:
@@ -76,6 +77,16 @@ def test_too_few_pixels_make_no_colour_model(count: int) -> None:
         found = cut(image, map_.reshape(SIZE, SIZE), NOTHING, seed=0)
         assert (found.ravel()[:count] == few).all()
         assert (found.ravel()[count:] == 255 - few).all()
+
+
+@pytest.mark.parametrize("count", [LEAST - 1, LEAST])
+def test_from_how_many_pixels_on_a_map_is_cut(count: int) -> None:
+    """Few of the object's, and no other pixel is sure: a cut must give more."""
+    image = picture_of_a_disc(np.random.default_rng(7))
+    prob = np.full((SIZE, SIZE), 0.3)
+    prob[tuple(np.argwhere(disc(9))[100 : 100 + count].T)] = 0.7
+    found = cut(image, prob, NOTHING, seed=0) == 255
+    assert np.array_equal(found, prob > 0.5) == (count < LEAST)
 
 
 def test_cuts_repeat_bit_for_bit() -> None:
@@ -160,6 +171,19 @@ def test_colours_alike_are_taken_for_the_same(bins: int) -> None:
     image[20, 5] = (8 + bins) * width + (width - 1) * (bins < 2)
     found = by_colours(image, prob)[20, 5]
     assert found > 0.3 if bins < 2 else found == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("bins", "weight"), [(1, 0.36), (2, 0.017)])
+def test_how_much_colours_alike_count(bins: int, weight: float) -> None:
+    """Of a normal curve with a deviation of seven tenths of a bin, beside those of the same bin."""
+    image = np.full((64, 64, 3), 100, np.uint8)
+    image[:32, :, 0] += bins * 256 // BINS
+    prob = np.where(np.arange(64)[:, None] < 32, 1.0, 0.0) * np.ones((1, 64))
+    prob[40, 40] = 0.5
+    found = by_colours(image, prob)[40, 40]
+    whole = WHOLE * (1 + weight) / 2
+    shares = [(1 - WHOLE) * share + whole for share in (weight, 1)]
+    assert found == pytest.approx(shares[0] / sum(shares), rel=0.02)
 
 
 @pytest.mark.parametrize("size", [4, 8, 32, 128])
