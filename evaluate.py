@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-import config as settings
 from config import Config
 from datasets.index import MASKS_FOLDER
 from datasets.label_budget import stored_budget
@@ -28,7 +27,7 @@ from datasets.round_sheet import draw_round
 from datasets.scoring import make_pool, score_set
 from datasets.superpixels import SuperpixelCache
 from datasets.worst import read_worst
-from utils import results
+from utils import results, settings
 from utils.cores import core_count
 from utils.errors import UserError
 from utils.files import read_object

@@ -20,10 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import config as settings
-from config import FREE, Config, from_dict, to_dict
+from config import FREE, Config
 from datasets.index import split_set_names
-from utils import ranking, significance
+from utils import ranking, settings, significance
 from utils.errors import UserError, run_script
 from utils.files import atomic_path, read_json, write_json, write_text
 from utils.metrics import CONVENTIONS, METRICS, POINT_METRICS, SHOWN, USUAL
@@ -32,6 +31,7 @@ from utils.ranking import Row, choose_arms, scores_of
 from utils.run_folder import ARMS, VALIDATION, RunFolder
 from utils.score_tables import plain_markdown
 from utils.scores import read_scores
+from utils.settings import from_dict, to_dict
 from utils.tables import text_table
 
 Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]

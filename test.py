@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import config as settings
 from config import Config
 from datasets.augment import resize
 from datasets.images import read_image, write_png
@@ -32,6 +31,7 @@ from datasets.index import (
 )
 from models.group_view import GroupView, view_group
 from models.stored import load_model
+from utils import settings
 from utils.checkpoints import fingerprint, load_checkpoint
 from utils.cores import core_count
 from utils.device import Machine, choose_machine, make_deterministic, memory_advice

@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-import config as settings
 from active_learning.learner import Learner, NotFinite
 from active_learning.self_training import Taught, Teacher
 from active_learning.validation import Validation
@@ -44,7 +43,7 @@ from datasets.training import (
 )
 from models import SaliencyNet, WeightReport, build_model
 from models.stored import parts_of
-from utils import distributed
+from utils import distributed, settings
 from utils.checkpoints import load_checkpoint, load_weights_into, save_checkpoint
 from utils.device import (
     LEAST_IMAGES,

@@ -17,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import config as settings
 from active_learning.answers import Journal, standing
 from active_learning.kappa import write_agreement
 from active_learning.people import Unanswered, wait_for_answers
@@ -26,6 +25,7 @@ from active_learning.rounds import answer_round, choose_round
 from config import Config
 from datasets.checked import require_checked
 from models import require_weights
+from utils import settings
 from utils.distributed import barrier, is_main, world
 from utils.errors import UserError
 from utils.locks import held

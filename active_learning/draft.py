@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from active_learning.selection import Choice
-from config import FREE, Config, to_dict
+from config import FREE, Config
 from utils.checkpoints import fingerprint
 from utils.distributed import rank
+from utils.settings import to_dict
 
 
 class Chosen(NamedTuple):

@@ -37,7 +37,7 @@ from active_learning.selection import (
     to_grid,
 )
 from active_learning.spending import CAP, spend
-from config import Config, training_images
+from config import Config
 from datasets.cache import ResizedImages, native_sizes
 from datasets.index import Sample
 from datasets.points import read_answers
@@ -53,6 +53,7 @@ from utils.files import atomic_path
 from utils.registry import look_up
 from utils.run_folder import RunFolder
 from utils.seeding import generator_for
+from utils.settings import training_images
 
 SHEET_IMAGES = 6
 

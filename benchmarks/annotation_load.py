@@ -33,12 +33,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import config as settings
 from active_learning.answers import Answer, Journal, now
 from active_learning.questions import Pixel, Question, write_questions
 from config import Config
 from datasets.images import image_size
 from datasets.sample import TRAIN_SET, make_sample
+from utils import settings
 from utils.cli import Parser
 from utils.errors import UserError, run_script
 from utils.files import write_json

@@ -24,7 +24,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import config as settings
 from active_learning.diversity import DIVERSITY
 from active_learning.ensembles import ensemble_files
 from active_learning.maps import Maps, pool_maps
@@ -42,6 +41,7 @@ from datasets.superpixels import SuperpixelCache
 from datasets.training import PointLabels
 from models.saliency_net import SaliencyNet
 from models.stored import load_model
+from utils import settings
 from utils.device import Machine, choose_machine
 from utils.errors import UserError, run_script
 from utils.registry import look_up

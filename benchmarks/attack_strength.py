@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import config as settings
 from active_learning.maps import pool_maps
 from datasets.cache import ResizedImages, ResizedMasks
 from models.stored import load_model
+from utils import settings
 from utils.device import choose_machine
 from utils.errors import run_script
 from utils.run_folder import RunFolder, list_snapshots

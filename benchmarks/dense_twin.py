@@ -34,9 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import config as settings
 import evaluate
-from config import Config
+from config import FIELDS, FREE, Config
 from datasets.checked import require_checked
 from datasets.index import split_set_names
 from models import Prediction, SaliencyNet, WeightReport, build_model, load_weights
@@ -44,6 +43,7 @@ from models.saliency_net import NO_PARTS
 from models.stored import parts_of
 from test import Segmenter, test_trial
 from train import Trainer
+from utils import settings
 from utils.checkpoints import load_checkpoint, load_weights_into
 from utils.cli import Parser, parse_weights
 from utils.device import Machine, choose_machine
@@ -226,7 +226,7 @@ def check(work: Sequence[tuple[str, Config]]) -> None:
     if first.grouped or parts_of(settings.to_dict(first), 2) != NO_PARTS:
         raise UserError("the other networks know no groups and no parts: leave these flags out")
     settings.check_names(first)
-    free = {"trial", "seed", "losses_dense"} | settings.FREE - {"testsets"}
+    free = {"trial", "seed", "losses_dense"} | FREE - {"testsets"}
     for _, config in work:
         other = {name for name in settings.differences(first, config) if name not in free}
         if other:
@@ -276,7 +276,7 @@ def parse(argv: Sequence[str] | None) -> tuple[Row, argparse.Namespace]:
     flag("--losses_theirs", type=parse_weights, metavar="NAME=WEIGHT+...", help=text)
     flag("--out", type=Path, help="(default: benchmarks/results/dense_twin_<device>.csv)")
     given = vars(parser.parse(argv))
-    flags = {name: given.pop(name) for name in settings.FIELDS if name in given}
+    flags = {name: given.pop(name) for name in FIELDS if name in given}
     return flags, argparse.Namespace(**given)
 
 

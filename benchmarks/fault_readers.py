@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import config as settings
 from active_learning.answers import Answer, Journal, now, standing
 from active_learning.asking import asked_pixels, untold_pixels
 from active_learning.draft import Draft
@@ -39,6 +38,7 @@ from evaluate import about
 from models import build_model, load_weights
 from models.stored import load_model
 from select_best import choose_in_trial
+from utils import settings
 from utils.checkpoints import load_checkpoint
 from utils.device import choose_machine
 from utils.errors import UserError

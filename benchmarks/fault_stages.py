@@ -26,7 +26,6 @@ import numpy as np
 import torch
 
 import active_learning.__main__ as asking
-import config
 import evaluate
 import select_best
 import test
@@ -35,6 +34,7 @@ from benchmarks.fault_injection import Injection
 from datasets.sample import make_sample
 from models import build_model
 from models.saliency_net import NO_PARTS
+from utils import settings
 from utils.errors import run_script
 from utils.stages import run_stage
 from utils.tables import read_rows
@@ -69,7 +69,7 @@ class Stage:
 
 def stages(rounds: int = 2, arms: Sequence[str] = ("dense", "random")) -> list[Stage]:
     """Return the stages of ``gco.sh``, in its order, all on one core."""
-    found = [Stage("settings", config.main, ("--save",))]
+    found = [Stage("settings", settings.main, ("--save",))]
 
     def add_round(arm: str, index: int) -> None:
         which = ("--arm", arm, "--round", str(index))

@@ -37,8 +37,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import config as settings
 from config import FIELDS
+from utils import settings
 from utils.device import choose_machine
 from utils.errors import UserError, run_script
 from utils.files import read_json, write_json

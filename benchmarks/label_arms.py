@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import config as settings
 from config import FIELDS, FREE, PRESETS, Config
+from utils import settings
 from utils.errors import UserError, closest
 
 BASE: dict[str, Any] = {"rounds": 2, "points_per_image": 10}

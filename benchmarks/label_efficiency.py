@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import config as settings
 from benchmarks.label_arms import (
     ARMS,
     BASE_TRIAL,
@@ -47,11 +46,13 @@ from benchmarks.label_runs import prepare_data, run_all
 from benchmarks.label_scores import Entry, blocks_of, read_entry
 from benchmarks.label_stages import Stages, made_with
 from benchmarks.label_table import csv_rows, markdown
-from config import FIELDS, Config, to_dict
+from config import FIELDS, Config
 from datasets.index import split_set_names
+from utils import settings
 from utils.device import choose_machine
 from utils.errors import UserError, closest, run_script
 from utils.files import write_json, write_text
+from utils.settings import to_dict
 from utils.tables import write_rows
 
 OURS = ("trial", "runs", "seed")

@@ -9,12 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import config as settings
 from benchmarks.label_arms import ARMS, BASE_TRIAL, Planned, shares_first_round
 from benchmarks.label_kept import CONVENTION, IMAGES, keep_images
 from benchmarks.label_stages import Journal, Stages
 from config import FREE, Config
 from datasets.index import split_set_names
+from utils import settings
 from utils.errors import UserError
 from utils.files import read_json, write_json
 from utils.locks import locked

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-import config as settings
 from benchmarks.label_arms import ARMS, BASE_TRIAL, Planned, fresh, shares_first_round
 from benchmarks.label_kept import IMAGES, named_alike
 from benchmarks.label_stages import Journal
 from config import FREE, Config
-from utils import ranking
+from utils import ranking, settings
 from utils.errors import UserError
 from utils.files import read_json
 from utils.metrics import METRICS

@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from active_learning.learner import Learner
-from config import PRESETS, Config, to_dict
+from config import PRESETS, Config
 from datasets.training import Batch
 from models import BACKBONES, SaliencyNet, build_model
 from models.stored import parts_of
@@ -49,6 +49,7 @@ from utils.device import Machine, choose_machine
 from utils.errors import UserError, run_script
 from utils.files import write_json
 from utils.registry import look_up
+from utils.settings import to_dict
 from utils.tables import text_table
 
 CLASSES = 291

@@ -33,12 +33,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import config as settings
 from benchmarks.pipeline_clock import Clock, Row, resident_peak
 from benchmarks.pipeline_questions import TINY, ensembles, overlap, scaling
 from benchmarks.pipeline_stages import all_stages
 from benchmarks.pipeline_trial import begin, prepare
 from config import FIELDS, Config
+from utils import settings
 from utils.device import choose_machine
 from utils.errors import UserError, run_script
 from utils.files import write_json, write_text

@@ -11,21 +11,22 @@ from typing import Any
 
 import torch
 
-import config as settings
 from active_learning.query import Pool
 from active_learning.rounds import answer_round, choose_round
-from config import Config, to_dict
+from config import Config
 from datasets.cache import ResizedImages
 from datasets.index import IMAGES_FOLDER, MASKS_FOLDER, Sample, list_sets
 from datasets.sample import TEST_SET, TRAIN_SET, make_sample
 from models import SaliencyNet, build_model
 from models.stored import parts_of
+from utils import settings
 from utils.checkpoints import save_checkpoint
 from utils.device import Machine, choose_machine
 from utils.errors import UserError
 from utils.files import write_json
 from utils.run_folder import RunFolder, list_snapshots, snapshot_name
 from utils.schedule import snapshot_epochs
+from utils.settings import to_dict
 
 DRAWN = 100
 """Most pictures that are drawn; where more are wanted they are linked under several names."""

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import config as settings
 from active_learning.self_training import Taught, Teacher
 from datasets.augment import resize
 from datasets.cache import ResizedImages, ResizedMasks
 from datasets.groups import images_together
 from datasets.round_labels import read_point_labels
 from datasets.training import Labels
+from utils import settings
 from utils.device import choose_machine
 from utils.errors import UserError, run_script
 from utils.run_folder import RunFolder

@@ -28,13 +28,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import active_learning.__main__ as asking
-import config as settings
 import evaluate
-from config import Config
+from config import FIELDS, Config
 from datasets.checked import require_checked
 from datasets.index import split_set_names
 from test import Segmenter, test_trial
 from train import Trainer, make_validation
+from utils import settings
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError, run_script
 from utils.files import read_json, write_json
@@ -135,7 +135,7 @@ def parse(argv: Sequence[str] | None) -> tuple[Row, argparse.Namespace]:
     text = "(default: benchmarks/results/validation_choice.csv)"
     parser.add_argument("--out", type=Path, help=text)
     given = vars(parser.parse(argv))
-    flags = {name: given.pop(name) for name in settings.FIELDS if name in given}
+    flags = {name: given.pop(name) for name in FIELDS if name in given}
     return flags, argparse.Namespace(**given)
 
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-import config as settings
 from active_learning.annotate.desk import Desk
 from active_learning.annotate.server import Site, serve_until
 from active_learning.annotate.web import Server
 from active_learning.questions import Question, write_questions
 from config import Config
 from datasets.images import image_size
+from utils import settings
 from utils.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent

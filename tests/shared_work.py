@@ -19,11 +19,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import active_learning.__main__ as asking
-import config as settings
 import test as testing
 import train
 from active_learning.learner import make_optimizer
-from utils import distributed
+from utils import distributed, settings
 from utils.device import Machine
 from utils.errors import UserError
 from utils.stages import run_stage

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import config as settings
 import evaluate
 import test as mapping
 import train
 from benchmarks import dense_twin, network
 from config import Config
 from models.backbones import build_encoder
+from utils import settings
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 from utils.metrics import METRICS

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 
-import config as settings
 from benchmarks import label_efficiency, label_runs
 from benchmarks.label_arms import (
     ARMS,
@@ -48,6 +47,7 @@ from benchmarks.label_stages import Journal, Stages, commit_of, made_with
 from benchmarks.label_table import csv_rows, markdown
 from config import FIELDS, FREE, PRESETS, Config
 from datasets.points import read_points
+from utils import settings
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 from utils.files import read_json, write_json

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import active_learning.__main__ as asking
-import config as settings
 import train
 from active_learning.maps import pool_maps
 from datasets.cache import ResizedImages
 from datasets.points import read_points
 from models.stored import load_model
+from utils import settings
 from utils.checkpoints import load_checkpoint
 from utils.device import choose_machine
 from utils.run_folder import RunFolder, list_snapshots

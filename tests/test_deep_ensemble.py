@@ -11,11 +11,12 @@ import torch
 
 import active_learning.__main__ as asking
 import active_learning.maps as looked
-import config as settings
 import test as testing
 import train
+from config import Config
 from datasets.images import read_mask, write_png
 from datasets.points import read_points
+from utils import settings
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.run_folder import RunFolder
@@ -25,7 +26,7 @@ from utils.tables import read_rows
 DEEP = ["--ensemble", "deep", "--workers", "0"]
 
 
-def config_of(flags: list[str]) -> settings.Config:
+def config_of(flags: list[str]) -> Config:
     return settings.parse(flags, "")[0]
 
 
@@ -105,11 +106,11 @@ def test_every_member_teaches_itself(whole: RunFolder, flags: list[str]) -> None
 
 
 def test_members_are_as_many_as_snapshots_where_questions_follow() -> None:
-    deep = settings.Config(ensemble="deep", snapshots=4, rounds=3)
+    deep = Config(ensemble="deep", snapshots=4, rounds=3)
     counts = {(arm, r): train.member_count(deep, arm, r) for arm in train.ARMS for r in range(3)}
     asked = {("points", 0), ("points", 1)}
     assert counts == {pair: 4 if pair in asked else 1 for pair in counts}
-    assert train.member_count(settings.Config(rounds=3), "points", 0) == 1
+    assert train.member_count(Config(rounds=3), "points", 0) == 1
 
 
 def test_the_seeds_of_members_are_no_other_trials() -> None:

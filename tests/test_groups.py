@@ -13,16 +13,17 @@ import pytest
 import torch
 
 import active_learning.__main__ as asking
-import config as settings
 import test as testing
 import train
 from active_learning.maps import Maps, pool_maps
+from config import Config
 from datasets.cache import ResizedImages
 from datasets.images import read_mask
 from datasets.index import list_set
 from datasets.points import read_points
 from models import SaliencyNet
 from models.stored import load_model, parts_of
+from utils import settings
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.device import choose_machine
 from utils.errors import UserError
@@ -43,7 +44,7 @@ def grouped(tiny: list[str]) -> list[str]:
     return [*tiny, "--trainset", TRAIN, "--testsets", TEST, "--batch_size", "6"]
 
 
-def config_of(flags: Sequence[str]) -> settings.Config:
+def config_of(flags: Sequence[str]) -> Config:
     return settings.parse(flags, "")[0]
 
 
@@ -201,7 +202,7 @@ def test_a_flat_set_is_not_trained_in_groups(tiny: list[str]) -> None:
 def network() -> SaliencyNet:
     """A network in eval mode that relates images, with grey maps; leave it as it is."""
     torch.manual_seed(0)
-    preset = dataclasses.replace(settings.Config(), grouped=True, relation="gam")
+    preset = dataclasses.replace(Config(), grouped=True, relation="gam")
     found = SaliencyNet("mobilenet_v2", 8, parts_of(settings.to_dict(preset), 0)).train()
     for module in found.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -296,9 +297,9 @@ def test_a_group_none_of_whose_pictures_can_be_read_is_told(
     )
 
 
-def pool_config(sample_root: Path, **changes: object) -> settings.Config:
+def pool_config(sample_root: Path, **changes: object) -> Config:
     # With steps of no length the attack is its noise, and rounding cannot turn a gradient's sign.
-    return settings.Config(
+    return Config(
         **{
             "data_root": str(sample_root),
             "trainset": TRAIN,
@@ -314,9 +315,7 @@ def pool_config(sample_root: Path, **changes: object) -> settings.Config:
     )
 
 
-def maps_of(
-    images: ResizedImages, network: SaliencyNet, config: settings.Config
-) -> dict[str, Maps]:
+def maps_of(images: ResizedImages, network: SaliencyNet, config: Config) -> dict[str, Maps]:
     made = pool_maps(images, [network], config, CPU, "round 1")
     return {images.samples[place].name: maps for place, maps in made}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import config as settings
 import select_best
 from config import Config
+from utils import settings
 from utils.errors import UserError, run_script
 from utils.metrics import CONVENTIONS, METRICS, PARTS, tally
 from utils.published import published_lines

@@ -17,10 +17,10 @@ import torch
 
 import active_learning.__main__ as asking
 import active_learning.self_training as self_training
-import config as settings
 import train
 from active_learning.learner import Learner
 from active_learning.self_training import Taught, Teacher
+from config import FIELDS, Config
 from datasets.images import read_mask
 from datasets.points import Point, read_points, write_points
 from datasets.round_labels import class_weights
@@ -29,7 +29,7 @@ from losses import objective
 from models import Prediction, build_model
 from models.adversary import Adversary
 from models.saliency_net import NO_PARTS
-from utils import distributed
+from utils import distributed, settings
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.device import Machine
 from utils.errors import UserError
@@ -44,13 +44,13 @@ def flag(flags: list[str], name: str, value: object) -> list[str]:
     return [*flags, f"--{name}", str(value)]
 
 
-def config_of(flags: list[str]) -> settings.Config:
+def config_of(flags: list[str]) -> Config:
     """Return the settings, whatever flags of a stage stand among them."""
     return settings.resolve(
         {
             name: value
             for name, value in vars(settings.make_parser("").parse_known_args(flags)[0]).items()
-            if name in settings.FIELDS
+            if name in FIELDS
         }
     )
 

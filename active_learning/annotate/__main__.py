@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import config as settings
 from active_learning.annotate.queue import ORDERS
 from active_learning.annotate.server import HOST, PORT, serve_until
+from utils import settings
 from utils.cli import Parser
 from utils.errors import UserError
 from utils.stages import run_stage

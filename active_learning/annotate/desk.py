@@ -27,11 +27,12 @@ from active_learning.answers import (
 )
 from active_learning.kappa import overall
 from active_learning.questions import Pixel, Question, question_files, read_questions
-from config import Config, training_images
+from config import Config
 from datasets.superpixels import SuperpixelCache
 from utils.errors import UserError
 from utils.line_log import append_line
 from utils.run_folder import RunFolder
+from utils.settings import training_images
 from utils.tables import csv_lines
 
 AHEAD = 4

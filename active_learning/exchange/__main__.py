@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import config as settings
 from active_learning.answers import (
     BACKGROUND,
     FOREGROUND,
@@ -31,6 +30,7 @@ from active_learning.exchange.tasks import Found, Pictures, Taken, Task, make_ta
 from active_learning.questions import Question, question_files, read_questions
 from datasets.index import Sample, list_sets
 from datasets.mask_folder import answers_of_masks
+from utils import settings
 from utils.errors import UserError, run_script
 from utils.locks import held
 from utils.registry import look_up

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import config as settings
 from active_learning.report import people, points, scores
 from active_learning.report.style import STYLE
 from active_learning.report.trial import LeftOut, Trial, changed_settings, read_trial
+from utils import settings
 from utils.errors import UserError, run_script
 from utils.files import write_text
 from utils.markup import Html, join, name_of, page, table, tag

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import config as settings
 from active_learning.answers import (
     LABELS,
     UNREADABLE,
@@ -22,6 +21,7 @@ from config import Config
 from datasets.index import Sample, list_sets
 from datasets.points import Point, read_points
 from datasets.points_beside_masks import Truth, truths, with_masks
+from utils import settings
 from utils.errors import UserError
 from utils.ranking import check_numbers
 from utils.run_folder import VALIDATION, RunFolder

@@ -21,13 +21,14 @@ from active_learning.exchange.__main__ import SHOWN, main, tell
 from active_learning.exchange.tasks import Found, Pictures, Taken, pixel_of, take_in
 from active_learning.kappa import pairwise
 from active_learning.questions import Question, read_questions, write_questions
-from config import Config, from_dict, save
+from config import Config
 from datasets.images import write_png
 from datasets.index import list_sets
 from datasets.points import read_points
 from utils.errors import UserError
 from utils.files import read_json
 from utils.run_folder import RunFolder
+from utils.settings import from_dict, save
 from utils.stopping import EXIT_WAITING
 
 TIME = "2026-01-31T12:00:00Z"

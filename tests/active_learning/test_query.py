@@ -30,7 +30,7 @@ from active_learning.rounds import answer_round, ask_round, choose_round
 from active_learning.selection import grid_pixels
 from active_learning.spending import shares
 from active_learning.uncertainty import ACQUISITIONS
-from config import Config, to_dict
+from config import Config
 from datasets.augment import move, resize_map
 from datasets.cache import ResizedImages
 from datasets.index import list_sets, split_train_validation
@@ -46,6 +46,7 @@ from utils.device import choose_machine
 from utils.errors import UserError
 from utils.pictures import draw_sheet
 from utils.run_folder import RunFolder
+from utils.settings import to_dict
 
 CPU = choose_machine("cpu", "fp32")
 EXIF_QUARTER_TURN = 6

@@ -19,13 +19,14 @@ from active_learning.questions import Question, write_questions
 from active_learning.report.__main__ import PARTS, main
 from active_learning.report.people import cost_of
 from active_learning.report.trial import Trial
-from config import Config, save
+from config import Config
 from datasets.images import write_png
 from datasets.masks import border_distance
 from datasets.points import Point, read_points, write_points
 from utils.errors import UserError
 from utils.run_folder import RunFolder
 from utils.scores import read_scores, write_scores
+from utils.settings import save
 
 VOID = {"meta", "img", "br"}
 TIME = "2026-01-31T12:00:00Z"

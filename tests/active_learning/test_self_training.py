@@ -13,7 +13,7 @@ import active_learning.self_training as self_training
 from active_learning.agreement import agree
 from active_learning.cutting import by_colours, overlap
 from active_learning.self_training import Taught, Teacher
-from config import Config, to_dict
+from config import Config
 from datasets.augment import NONE
 from datasets.cache import ResizedImages
 from datasets.index import list_set
@@ -24,6 +24,7 @@ from models.stored import load_model
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.device import choose_machine
 from utils.errors import UserError
+from utils.settings import to_dict
 
 SIZE = 32
 MACHINE = choose_machine("cpu", "fp32")

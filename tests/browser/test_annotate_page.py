@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-import config as settings
 import train
 from active_learning import __main__ as asking
 from active_learning.annotate.desk import Desk
@@ -24,6 +23,7 @@ from datasets.images import read_mask
 from datasets.points import read_points
 from tests.annotate_trial import make_trial, rows, serve_quietly, start, write_round
 from tests.annotate_trial import served as serving
+from utils import settings
 from utils.run_folder import RunFolder
 
 if TYPE_CHECKING:

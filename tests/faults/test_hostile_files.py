@@ -19,12 +19,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import config
 from active_learning.answers import Answer, Journal, now, standing
 from active_learning.asking import untold_pixels
 from active_learning.questions import Question, write_questions
 from benchmarks.fault_files import bomb, spoil
 from benchmarks.fault_readers import Reader, outcome
+from config import Config
 from datasets.images import image_size, read_image, read_mask, write_png
 from datasets.index import list_set
 from datasets.maps import read_map
@@ -41,6 +41,7 @@ from utils.files import read_json, read_object, write_json
 from utils.metrics import METRICS, PARTS
 from utils.ranking import check_numbers
 from utils.scores import read_scores, write_scores
+from utils.settings import check_names, resolve, to_dict
 from utils.tallies import TallyLog, make_record, read_tallies
 
 KINDS = ("points", "settings", "checkpoint", "array", "mask", "image", "scores", "tallies")
@@ -69,10 +70,8 @@ def make(kind: str, folder: Path, sample_root: Path) -> tuple[Path, Callable[[],
         return path, lambda: (standing(Journal(path).answers()), Journal(path).append(said[0]))
     if kind == "settings":
         path = folder / "tiny" / "config.json"
-        write_json(path, {**config.to_dict(config.Config()), "trial": "tiny"})
-        return path, lambda: config.check_names(
-            config.resolve({"trial": "tiny", "runs": str(folder)})
-        )
+        write_json(path, {**to_dict(Config()), "trial": "tiny"})
+        return path, lambda: check_names(resolve({"trial": "tiny", "runs": str(folder)}))
     if kind == "checkpoint":
         save_checkpoint(path, {"model": {"a": torch.ones(9)}, "config": {"b": 1}, "c": [1.0]})
         return path, lambda: load_checkpoint(path)
@@ -273,7 +272,7 @@ def test_a_pipe_and_a_circle_of_links_among_pictures_are_no_hang(
     model = build_model("mobilenet_v2", 8)[0]
     values = {"backbone": "mobilenet_v2", "width": 8, "size": 32}
     save_checkpoint(checkpoint, {"model": model.state_dict(), "config": values})
-    plain = config.Config(trainset="A", device="cpu")
+    plain = Config(trainset="A", device="cpu")
     assert segment_folder(folder, checkpoint, tmp_path / "maps", plain) == 2
     assert json.loads((tmp_path / "maps" / "made_from.json").read_text())["fingerprint"]
     assert (tmp_path / "maps" / "d.png").exists()
