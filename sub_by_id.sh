@@ -10,9 +10,9 @@
 # What a trial gets: --gres (default gpu:1; with gpu:4 four GPUs share it; or none), --time (default
 # 24:00:00), --partition, --cpus and --mem; all else by sbatch's own environment variables
 # (SBATCH_ACCOUNT, SBATCH_QOS, ...). Every other flag goes to gco.sh. Trials that are queued or
-# running are refused (--force submits them all the same). Two minutes before its time is up, or
-# when it has to make room, a trial saves, and its job is queued again. One that failed goes on when
-# the same command is given again.
+# running are refused, and sets that are not to be seen from here (--force submits all the same).
+# Two minutes before its time is up, or when it has to make room, a trial saves, and its job is
+# queued again. One that failed goes on when the same command is given again.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -25,6 +25,12 @@ fail() {
 
 how=submit force="" first="" count="" runs=runs at_once="" flags=()
 gres="${SBATCH_GRES:-gpu:1}" time="${SBATCH_TIMELIMIT:-24:00:00}" partition="" cpus="" mem=""
+
+go_about_it() { # how: unless something else was asked for
+    [ "$how" = submit ] || [ "$how" = "$1" ] ||
+        fail "give one of --status, --choose, --dry-run and --local"
+    how="$1"
+}
 
 read_arguments() {
     local name value
@@ -46,8 +52,9 @@ read_arguments() {
                 fi ;;
         esac
         case "$name" in
-            --dry-run) how=print ;;
-            --local) how=local at_once="$value" ;;
+            --dry-run) go_about_it print ;;
+            --local) go_about_it local; at_once="$value" ;;
+            --status | --choose) fail "$name stands before the IDs" ;;
             --force) force=1 ;;
             --gres) gres="$value" ;;
             --time) time="$value" ;;
@@ -198,7 +205,9 @@ if [ "$how" = choose ]; then
     choose
     exit
 fi
-# A flag that is wrong is told now, not by every trial.
-"$PYTHON" "$ROOT/config.py" --trial "t$first" --seed "$first" ${flags[@]+"${flags[@]}"} > /dev/null
+# A flag that is wrong, or a set that is missing, is told now, not by every trial.
+if [ "$force" ]; then check=(); else check=(--check); fi
+"$PYTHON" "$ROOT/config.py" ${check[@]+"${check[@]}"} --trial "t$first" --seed "$first" \
+    ${flags[@]+"${flags[@]}"} > /dev/null
 if [ "$how" = local ]; then run_here; fi
 submit_all

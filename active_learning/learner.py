@@ -24,6 +24,10 @@ from utils import distributed
 from utils.device import Machine
 
 
+LEAST_SCALE = 1.0
+"""Scale of the loss in half precision at which gradients that overflow are no fault of the scale."""
+
+
 def make_optimizer(model: SaliencyNet, config: Config) -> torch.optim.Optimizer:
     """Return the config's optimiser over the network's parameter groups."""
     groups = model.parameter_groups(config.lr, config.backbone_lr, config.weight_decay)
@@ -51,7 +55,8 @@ def make_objective(config: Config, arm: str) -> Objective:
 class NotFinite(Exception):
     """A step's loss or gradient is no number; the weights are as they were before the step.
 
-    So are batch norm's statistics with ``--on_nan skip``, which goes on from there.
+    So are batch norm's statistics with ``--on_nan skip``, which goes on from there; else they have
+    seen the batch.
     """
 
 
@@ -150,7 +155,7 @@ class Learner:
         Of several processes each gives its own images, and gets its own share of the losses.
 
         Raises:
-            NotFinite: the loss or its gradient is no number; the network is as it was before.
+            NotFinite: the loss or its gradient is no number; see there.
         """
         parts = batch.parts(self.config.accumulate)
         whole = batch if len(parts) > 1 else None
@@ -169,16 +174,17 @@ class Learner:
         self.scaler.unscale_(self.optimizer)
         clip = self.config.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        # In half precision an overflow is the scaler's to tell, and belongs to its search.
-        bad = not bool(total.isfinite() & (norm.isfinite() | self.scaler.is_enabled()))
-        if distributed.any_of(bad):
+        good_loss, good_norm = torch.stack([total.isfinite(), norm.isfinite()]).tolist()
+        # In half precision an overflow belongs to the scaler's search, while it has far to go.
+        searching = self.scaler.is_enabled() and self.scaler.get_scale() > LEAST_SCALE
+        if distributed.any_of(not (good_loss and (good_norm or searching))):
             for buffer, value in kept:
                 buffer.copy_(value)
             self.scaler.update()  # or it refuses the next step's gradients
             raise NotFinite(f"the loss is {float(total):g}, its gradient's norm {float(norm):g}")
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.average:
+        if self.average and good_norm:  # or the scaler has left the step out
             self.average.update_parameters(self.model)
         if self.adversary:
             logits, labels = (torch.cat(tensors) for tensors in zip(*seen, strict=True))

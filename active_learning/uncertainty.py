@@ -4,7 +4,7 @@ Every entry of `ACQUISITIONS` is called as ``acquisition(clean, adversarial, ran
 scores (B, H, W) float32 >= 0; the higher, the rather the pixel is asked. ``clean`` and
 ``adversarial`` are probabilities (T, B, H, W) of T snapshots on the clean and on the attacked
 images, after the spatial vote. ``adversarial`` is None where no attack is made. All but
-``adversarial_shift`` then join the two rows to one ensemble of 2T members.
+``adversarial_shift`` and ``random`` then join the two rows to one ensemble of 2T members.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ class Acquisition:
         score: the function, see the module's description.
         needs_model: whether it looks at predictions; if not, they may be None.
         needs_attack: whether it needs the predictions on attacked images.
+        needs_members: whether it says how far the ensemble's members differ, and so nothing of one.
     """
 
     score: Callable[[Tensor | None, Tensor | None, Tensor | None], Tensor]
     needs_model: bool = True
     needs_attack: bool = False
+    needs_members: bool = False
 
     def __call__(
         self,
@@ -176,23 +178,23 @@ def _random(_clean: Tensor | None, _adversarial: Tensor | None, chance: Tensor |
     return chance.float()
 
 
-def _joined(score: Callable[[Tensor], Tensor]) -> Acquisition:
+def _joined(score: Callable[[Tensor], Tensor], needs_members: bool = False) -> Acquisition:
     """Make an acquisition of a function of one ensemble (S, B, H, W)."""
 
     def of_rows(clean: Tensor, adversarial: Tensor | None, _: Tensor | None) -> Tensor:
         rows = clean if adversarial is None else torch.cat([clean, adversarial])
         return score(rows.float())
 
-    return Acquisition(of_rows)
+    return Acquisition(of_rows, needs_members=needs_members)
 
 
 # With two classes margin is twice the least confidence, and entropy ranks pixels as they do; its
 # values differ, which matters to the diversity rules that weigh candidates by their score.
 ACQUISITIONS: dict[str, Acquisition] = {
     "adversarial_shift": Acquisition(_shift, needs_attack=True),
-    "bald": _joined(_bald),
-    "variance": _joined(_variance),
-    "balent": _joined(_balent),
+    "bald": _joined(_bald, needs_members=True),
+    "variance": _joined(_variance, needs_members=True),
+    "balent": _joined(_balent, needs_members=True),
     "entropy": _joined(_entropy),
     "least_confidence": _joined(_margin),
     "margin": _joined(_margin),

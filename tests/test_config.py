@@ -88,6 +88,7 @@ SPREAD = ["--rounds", "5", "--points_per_image", "10", "--points_per_round"]
         (["--attack_step", "256"], "--attack_step 256.0: must be between 0 and 255"),
         (["--attack_step", "nan"], "--attack_step nan: must be between 0 and 255"),
         (["--attack_eps", "-1"], "--attack_eps -1.0: must be between 0 and 255"),
+        (["--attack_eps", "0"], "--attack_eps 0.0: must be above 0: an attack that changes nothing"),
         (["--rotate", "nan"], "--rotate nan: must be between"),
         (["--rotate", "-3"], "--rotate -3.0: must be between"),
         (["--flip", "1.1"], "--flip 1.1: must be between 0 and 1"),
@@ -236,6 +237,18 @@ def test_a_deep_ensemble_is_not_trained_to_be_ignored():
     settings.check_names(Config(ensemble="deep"))
     with pytest.raises(UserError, match="--ensemble deep has no meaning with --acquisition random"):
         settings.check_names(Config(ensemble="deep", acquisition="random"))
+
+
+@pytest.mark.parametrize("name", ["bald", "variance", "balent"])
+def test_one_network_is_not_asked_how_far_networks_differ(name):
+    plain = Config(acquisition=name, attack="none")
+    settings.check_names(plain)
+    for changes in ({"ensemble": "newest"}, {"snapshots": 1}):
+        with pytest.raises(UserError, match=f"{name} tells how far networks differ, but one alone"):
+            settings.check_names(dataclasses.replace(plain, **changes))
+        # The attacked image makes it two predictions.
+        settings.check_names(dataclasses.replace(plain, attack="pgd", **changes))
+        settings.check_names(dataclasses.replace(plain, acquisition="entropy", **changes))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -249,6 +249,25 @@ def test_a_skipped_step_in_half_precision_is_followed_by_others(
     assert any(not torch.equal(old, new) for old, new in pairs)
 
 
+def test_gradients_that_are_no_numbers_at_any_scale_are_told_in_half_precision(
+    tiny: list[str],
+) -> None:
+    """While the scaler searches, an overflow leaves the step out, and the averaged weights alone."""
+    trainer = train.Trainer(config_of([*tiny, "--average", "1"]), "dense", 0)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    batch = next(iter(trainer.loader))
+    hook = next(trainer.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    for scale in (4, 2, 1):
+        assert trainer.step(batch)[0].isfinite()
+        assert trainer.scaler.get_scale() == scale
+    assert trainer.average.n_averaged == 0
+    with pytest.raises(NotFinite, match="norm nan"):
+        trainer.step(batch)
+    hook.remove()
+    trainer.step(batch)
+    assert trainer.average.n_averaged == 1
+
+
 def test_too_many_skipped_steps_stop_the_training(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -230,6 +230,9 @@ def test_bad_arguments_leave_with_two_and_one_line(repo: Path, arguments: str) -
         ("--local x", "tell how many trials at a time"),
         ("--local 0", "tell how many trials at a time"),
         ("--gres", "--gres needs a value"),
+        ("--dry-run --local 2", "give one of --status, --choose, --dry-run and --local"),
+        ("--local 2 --dry-run", "give one of --status, --choose, --dry-run and --local"),
+        ("--dry-run --status", "--status stands before the IDs"),
     ],
 )
 def test_flags_that_cannot_be_meant_are_refused(repo: Path, flags: str, told: str) -> None:
@@ -237,6 +240,28 @@ def test_flags_that_cannot_be_meant_are_refused(repo: Path, flags: str, told: st
     assert (done.returncode, done.stdout) == (2, "")
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("mode", ["--status", "--choose"])
+@pytest.mark.parametrize("more", ["--dry-run", "--local 2"])
+def test_who_asks_or_chooses_submits_nothing(repo: Path, mode: str, more: str) -> None:
+    done = run(repo, mode, "10", "5", *more.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "give one of --status, --choose, --dry-run and --local" in done.stderr
+
+
+@pytest.mark.parametrize("force", ["", "--force"])
+def test_missing_sets_are_told_before_anything_is_submitted(repo: Path, force: str) -> None:
+    """But where they can be seen from the nodes of the cluster alone."""
+    for name in ("config.py", "active_learning", "datasets", "losses", "models"):
+        (repo / name).symlink_to(ROOT / name)
+    (repo / "bin" / "python").write_text('#!/bin/sh\nexec "$REAL_PYTHON" "$@"\n')
+    flags = ["--data_root", str(repo / "nothing"), "--trainset", "A", *filter(None, [force])]
+    done = run(repo, "3", "2", *flags)
+    assert done.returncode == (0 if force else 2), done.stderr
+    assert (repo / "order").exists() == bool(force)
+    if not force:
+        assert str(repo / "nothing") in done.stderr
 
 
 def test_without_a_cluster_it_says_so(repo: Path) -> None:

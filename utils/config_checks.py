@@ -54,6 +54,9 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
         demand(0 <= getattr(config, name) < math.inf, name, "0 or more")
     for name in ("attack_eps", "attack_step"):
         demand(0 <= getattr(config, name) <= 255, name, "between 0 and 255")
+    if config.attack != "none":
+        rule = "above 0: an attack that changes nothing tells nothing; or give --attack none"
+        demand(config.attack_eps > 0, "attack_eps", rule)
     demand(0 <= config.rotate <= 180, "rotate", "between 0 and 180")
     for name in ("flip", "colour", "pepper", "average"):
         demand(0 <= getattr(config, name) <= 1, name, "between 0 and 1")

@@ -72,6 +72,12 @@ def check_names(config: Config) -> None:
             f"--acquisition {config.acquisition} compares a clean and an attacked prediction, but "
             "--attack is none: choose an attack, or another acquisition such as entropy or bald"
         )
+    alone = config.ensemble == "newest" or config.snapshots == 1
+    if acquisition.needs_members and alone and config.attack == "none":
+        raise UserError(
+            f"--acquisition {config.acquisition} tells how far networks differ, but one alone is "
+            "asked: give --snapshots 2 or more and --ensemble snapshots, or an attack"
+        )
     if config.ensemble == "deep" and not acquisition.needs_model:
         raise UserError(
             f"--ensemble deep has no meaning with --acquisition {config.acquisition}, which asks "
@@ -323,8 +329,8 @@ def _check_sets(config: Config) -> None:
         list_set(config.data_root, name)
 
 
-def _tell_edited_defaults(config: Config) -> None:
-    """Say which defaults of this file an older trial does not follow."""
+def _tell_changes(config: Config) -> None:
+    """Say which settings are not the defaults: flags', or those of a time before an edit."""
     base = _start(config.preset, config.sample, config.oracle == "human")
     edited = differences(dataclasses.replace(Config(), **base), config)
     listed = [f"{name} = {mine}" for name, (_, mine) in edited.items() if name != "trial"]
@@ -333,21 +339,22 @@ def _tell_edited_defaults(config: Config) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Resolve, check and print the settings; ``--save`` also writes them to the trial."""
+    """Resolve, check and print the settings; see the flags' help."""
 
     def extend(parser: Parser) -> None:
         parser.add_argument("--show", action="store_true", help="print the settings as JSON")
         parser.add_argument("--save", action="store_true", help="write them to the run folder")
+        parser.add_argument("--check", action="store_true", help="look whether the sets are there")
         parser.add_argument("--print", nargs="+", default=[], metavar="FIELD", help="print fields")
         parser.add_argument("--diff", metavar="FILE", help="print what differs from a config.json")
 
     config, args = parse(argv, "Resolve the settings of a trial.", extend)
     check_names(config)
+    if (args.save or args.check) and not config.sample:
+        _check_sets(config)
     if args.save:
-        if not config.sample:
-            _check_sets(config)
         save(config)
-        _tell_edited_defaults(config)
+        _tell_changes(config)
     for name in args.print:
         if not hasattr(config, name):
             raise UserError(f"--print {name}: no such setting{closest(name, FIELDS)}")
