@@ -320,9 +320,10 @@ FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random"
 FREE |= {"wait", "answer_seconds"}
 """Fields that may change while a trial runs: they touch neither points nor weights."""
 
-UNTIL_TRAINED = {"backbone_weights"}
+UNTIL_TRAINED = {"backbone_weights", "batch_size", "accumulate", "size"}
 """Fields that may change until a training has begun: the first round's questions know nothing of
-them, and people may have answered those before it is seen that weights cannot be had."""
+them, and people may have answered those before it is seen that weights cannot be had, or that
+memory is short."""
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 TYPES = get_type_hints(Config)

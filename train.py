@@ -332,9 +332,11 @@ class Trainer(Learner):
             ways = []
         smaller = max(32, config.size * 3 // 4 // 32 * 32)
         ways += [f"--size {smaller}"] if smaller < config.size else []
-        ways += [f"--cache_mb {config.cache_mb // 2}"]
+        if self.run.has_weights:
+            ways = [f"{way} in a new trial" for way in ways]
+        ways = ways or ["--device cpu"]
         what = f"training on {at_a_time} images of {config.size} x {config.size} pixels at a time"
-        return memory_advice(what, ways)
+        return memory_advice(what, ways, config.cache_mb)
 
     def _tell_not_finite(self, error: NotFinite, keys: Sequence[tuple[int, int]]) -> None:
         """Count a step that was skipped, or raise `UserError` where that is not wanted."""

@@ -23,9 +23,8 @@ from models.synced_norm import synchronise_norms
 from utils import distributed
 from utils.device import Machine
 
-
 LEAST_SCALE = 1.0
-"""Scale of the loss in half precision at which gradients that overflow are no fault of the scale."""
+"""Scale of the loss in half precision at which its gradients do not overflow for the scale's sake."""
 
 
 def make_optimizer(model: SaliencyNet, config: Config) -> torch.optim.Optimizer:

@@ -88,7 +88,10 @@ SPREAD = ["--rounds", "5", "--points_per_image", "10", "--points_per_round"]
         (["--attack_step", "256"], "--attack_step 256.0: must be between 0 and 255"),
         (["--attack_step", "nan"], "--attack_step nan: must be between 0 and 255"),
         (["--attack_eps", "-1"], "--attack_eps -1.0: must be between 0 and 255"),
-        (["--attack_eps", "0"], "--attack_eps 0.0: must be above 0: an attack that changes nothing"),
+        (
+            ["--attack_eps", "0"],
+            "--attack_eps 0.0: must be above 0: an attack that changes nothing",
+        ),
         (["--rotate", "nan"], "--rotate nan: must be between"),
         (["--rotate", "-3"], "--rotate -3.0: must be between"),
         (["--flip", "1.1"], "--flip 1.1: must be between 0 and 1"),

@@ -252,7 +252,7 @@ def test_a_skipped_step_in_half_precision_is_followed_by_others(
 def test_gradients_that_are_no_numbers_at_any_scale_are_told_in_half_precision(
     tiny: list[str],
 ) -> None:
-    """While the scaler searches, an overflow leaves the step out, and the averaged weights alone."""
+    """While the scaler searches, an overflow leaves out the step, and leaves the average alone."""
     trainer = train.Trainer(config_of([*tiny, "--average", "1"]), "dense", 0)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     batch = next(iter(trainer.loader))
@@ -304,10 +304,13 @@ def test_a_lack_of_memory_says_what_to_change(
         raise error
 
     monkeypatch.setattr(train.Trainer, "step", fail)
-    with pytest.raises(UserError, match=f"out of memory {where}, training on 4 .* --accumulate 2"):
+    told = (
+        f"out of memory {where}, training on 4 .*: give --accumulate 2, or --size 32(, or --cac|$)"
+    )
+    with pytest.raises(UserError, match=told):
         train.main([*tiny, "--arm", "dense", "--size", "64"])
     monkeypatch.setattr(Pool, "choose_uncertain", fail)
-    with pytest.raises(UserError, match=f"{where}, asking .*: give --device cpu, or --cache_mb"):
+    with pytest.raises(UserError, match=f"{where}, asking .*: give --device cpu($|, or --cac)"):
         asking.main([*tiny, "--size", "64", "--round", "1"])
     monkeypatch.setattr(testing.Segmenter, "__init__", lambda *_: None)
     monkeypatch.setattr(testing.Segmenter, "run", fail)
@@ -315,6 +318,9 @@ def test_a_lack_of_memory_says_what_to_change(
     checkpoint = RunFolder(config.run_folder).checkpoint("dense", 0, "best")
     trainer = train.Trainer(config, "dense", 0)
     trainer.save(0.5)
+    told = f"{where}, training .*: give --accumulate 2 in a new trial, or --size 32 in a new trial"
+    with pytest.raises(UserError, match=told):
+        train.main([*tiny, "--arm", "dense", "--size", "64"])
     with pytest.raises(UserError, match=f"{where}, making maps of 4 pictures at a time: give"):
         testing.test_trial(config, [checkpoint], testing.Segmenter)
 

@@ -109,13 +109,17 @@ def make_deterministic() -> None:
     torch.backends.cudnn.deterministic = True
 
 
+ON_GPU = "on the GPU"
+
+
 @contextlib.contextmanager
-def memory_advice(what: str, ways: Sequence[str]) -> Iterator[None]:
+def memory_advice(what: str, ways: Sequence[str], cache_mb: int = 0) -> Iterator[None]:
     """Turn a lack of memory in the block, of a GPU or of the machine, into a `UserError`.
 
     Args:
         what: what was being done.
         ways: what may be changed, the best first.
+        cache_mb: memory for decoded images, which are the machine's, not the GPU's; 0: none.
     """
     try:
         yield
@@ -123,6 +127,8 @@ def memory_advice(what: str, ways: Sequence[str]) -> Iterator[None]:
         where = _lacks_memory(error)
         if where is None:
             raise
+        if cache_mb and where != ON_GPU:
+            ways = [*ways, f"--cache_mb {cache_mb // 2}"]
         raise UserError(f"out of memory {where}, {what}: give {', or '.join(ways)}") from error
 
 
@@ -130,7 +136,7 @@ def _lacks_memory(error: BaseException) -> str | None:
     """Say where memory was lacking; None: it was something else."""
     # The libraries beneath have words of their own for it, and torch hands them on as they are.
     if isinstance(error, torch.cuda.OutOfMemoryError) or "ALLOC_FAILED" in str(error):
-        return "on the GPU"
+        return ON_GPU
     if "unable to allocate shared memory" in str(error):
         return "in /dev/shm (docker run --shm-size 8g makes it larger)"
     lacks = "DefaultCPUAllocator" in str(error) or isinstance(error, MemoryError)

@@ -95,6 +95,11 @@ class RunFolder:
         return self.root / "config.json"
 
     @property
+    def has_weights(self) -> bool:
+        """Whether a training has left any."""
+        return any(self.root.glob("*/checkpoints/*.pth"))
+
+    @property
     def validation_points(self) -> Path:
         """Answers at random points of the validation images."""
         return self.root / VALIDATION / "points.csv"

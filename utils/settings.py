@@ -165,20 +165,20 @@ def resolve(flags: dict[str, Any]) -> Config:
         UserError: the trial has begun with other settings, or a value cannot be meant.
     """
     defaults = Config()
+    flags = {name: value for name, value in flags.items() if (name, value) != ("data_root", "")}
     trial = flags.get("trial", defaults.trial)
     path = Path(flags.get("runs", defaults.runs)) / trial / "config.json"
     if not path.exists():
         _check_begins(flags, path)
-        root = flags.get("data_root", defaults.data_root)
-        sample = root in ("", SAMPLE["data_root"])
+        sample = flags.get("data_root", SAMPLE["data_root"]) == SAMPLE["data_root"]
         human = flags.get("oracle") == "human"
         config = Config(**{**_start(flags.get("preset", ""), sample, human), **flags})
         _require_trainset(config)
         return config
-    saved = from_dict(read_json(path), str(path))
-    # The folder of runs may have been moved since: it is where this file was found.
+    # Folders may have been moved or renamed since: they are where this file was found.
+    saved = dataclasses.replace(from_dict(read_json(path), str(path)), trial=trial)
     human = flags.get("oracle", saved.oracle) == "human"
-    sample = flags.get("data_root", saved.data_root) in ("", SAMPLE["data_root"])
+    sample = flags.get("data_root", saved.data_root) == SAMPLE["data_root"]
     follow = _changed_start(saved, flags.get("preset", saved.preset), sample, human)
     config = dataclasses.replace(saved, **{"runs": defaults.runs, **follow, **flags})
     _require_trainset(config)
@@ -255,7 +255,7 @@ def _has_begun(run: RunFolder) -> bool:
 
 def _has_trained(run: RunFolder) -> bool:
     """Whether a stage is at work on the trial, or a training has left weights."""
-    return _is_busy(run) or any(run.root.glob("*/checkpoints/*.pth"))
+    return _is_busy(run) or run.has_weights
 
 
 def _is_busy(run: RunFolder) -> bool:

@@ -36,8 +36,8 @@ def test_on_a_processor_no_loader_process_is_chosen():
 def test_full_shared_memory_is_told_with_what_to_change():
     full = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device"
     with (
-        pytest.raises(UserError, match=r"memory in /dev/shm .*, decoding: give --cache_mb 5"),
-        memory_advice("decoding", ["--cache_mb 5"]),
+        pytest.raises(UserError, match=r"/dev/shm .*, decoding: give --size 32, or --cache_mb 5$"),
+        memory_advice("decoding", ["--size 32"], cache_mb=10),
     ):
         raise RuntimeError(full)
 
@@ -51,8 +51,8 @@ def test_full_shared_memory_is_told_with_what_to_change():
 )
 def test_what_libraries_call_a_lack_of_memory_is_told_as_such(said):
     with (
-        pytest.raises(UserError, match="memory on the GPU, a step: give --accumulate 2"),
-        memory_advice("a step", ["--accumulate 2"]),
+        pytest.raises(UserError, match=r"memory on the GPU, a step: give --accumulate 2$"),
+        memory_advice("a step", ["--accumulate 2"], cache_mb=10),
     ):
         raise RuntimeError(said)
 

@@ -91,6 +91,15 @@ def test_weights_that_cannot_be_had_may_be_changed_until_a_training_has_begun(ru
     refused(argv, "backbone_weights none -> other.pth")
 
 
+def test_memory_that_is_short_may_be_spared_until_a_training_has_begun(runs):
+    found = begin(runs)
+    argv = ["--runs", str(runs), "--size", "32", "--batch_size", "6", "--accumulate", "3"]
+    changed, _ = parse(argv, "")
+    assert (changed.size, changed.batch_size, changed.accumulate) == (32, 6, 3)
+    trained(found)
+    refused(argv, "size 64 -> 32, batch_size 8 -> 6, accumulate 1 -> 3")
+
+
 def test_who_is_told_to_delete_a_trial_is_told_of_its_answers(runs):
     run = RunFolder(begin(runs).run_folder)
     argv = ["--runs", str(runs), "--lr", "0.5"]
@@ -164,6 +173,21 @@ def test_runs_may_be_moved(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     moved.rename("runs")
     assert parse([], "")[0].run_folder == Path("runs/sample")
+
+
+def test_a_trial_may_be_renamed(runs):
+    found = begin(runs, "--epochs", str(LONG))
+    found.run_folder.rename(runs / "other")
+    again, _ = parse(["--runs", str(runs), "--trial", "other"], "")
+    assert again == dataclasses.replace(found, trial="other")
+    refused(["--runs", str(runs), "--trial", "other", "--lr", "0.5"], r"settings \(lr 0")
+
+
+def test_an_empty_data_root_is_the_sample(runs):
+    flags = ["--runs", str(runs), "--data_root", ""]
+    assert parse(flags, "")[0] == parse(flags[:2], "")[0]
+    begin(runs, "--trial", "mine", "--data_root", "d", "--trainset", "A")
+    assert parse([*flags, "--trial", "mine"], "")[0].data_root == "d"
 
 
 def test_saving_twice_leaves_the_file_alone(runs):
