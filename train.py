@@ -11,6 +11,7 @@ seeds, in ``round_03/members``.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import shutil
 import time
@@ -86,7 +87,8 @@ class Trainer(Learner):
     """One training: what it learns from, epoch by epoch, and where it stands.
 
     Member 0 is the training of the round itself. Further members of a deep ensemble differ from it
-    in initial weights, order of batches and augmentation; only their last weights are kept.
+    in initial weights, order of batches and augmentation. Of them ``last`` is kept, whose weights
+    are asked, and the snapshots, which teach the member's next training; ``best`` is not.
     """
 
     def __init__(self, config: Config, arm: str, round_index: int, member: int = 0) -> None:
@@ -97,8 +99,11 @@ class Trainer(Learner):
         _require_images(config)
         super().__init__(config, arm, choose_machine(config.device, config.precision))
         seed = member_seed(config.seed, member)
+        self.seed = seed
         seed_everything(seed)
         train, held_out = settings.training_images(config)
+        names = "\n".join([*(s.name for s in train), "", *(s.name for s in held_out)])
+        self.image_names = hashlib.sha256(names.encode()).hexdigest()
         if len(train) < 2 or not held_out:
             raise UserError(
                 f"{config.trainset}: {len(train) + len(held_out)} images: at least 3 are needed, "
@@ -150,9 +155,10 @@ class Trainer(Learner):
         before = config.trained_before(self.round)
         earlier = None if before is None else run.snapshots(self.arm, before, self.member)
         if earlier and 0 < len(list_snapshots(earlier)) < config.snapshots:
+            last = run.checkpoint(self.arm, before, "last", self.member)
             raise UserError(
-                f"{earlier}: fewer than {config.snapshots} snapshots: delete "
-                f"{run.checkpoint(self.arm, before, 'best')} and train its round again"
+                f"{earlier}: fewer than {config.snapshots} snapshots: delete {last} and "
+                f"{run.trained(self.arm, before)}, and train that round again"
             )
         own, count = run.snapshots(self.arm, self.round, self.member), config.at_a_time
         pieces = images_apart(self.images.samples, config.grouped, count)
@@ -219,6 +225,12 @@ class Trainer(Learner):
         return build_model(self.config.backbone, self.config.width, source, parts)
 
     def _restore(self, state: dict[str, Any]) -> None:
+        if state.get("images", self.image_names) != self.image_names:
+            last = self.run.checkpoint(self.arm, self.round, "last", self.member)
+            raise UserError(
+                f"{last}: the pictures of {self.config.trainset} are not those that it was trained "
+                "on: put them back, or delete it to train anew"
+            )
         self.load_learning_state(state)
         self.epoch, self.best = int(state["epoch"]), float(state["best"])
         self.rows = [dict(row) for row in state["rows"]]
@@ -236,7 +248,6 @@ class Trainer(Learner):
             Stopped: a signal has come; all that was done is saved.
             UserError: no epoch's validation error is a number.
         """
-        started = time.monotonic()
         main = distributed.is_main()
         with TrainingLog(self.folder, self.rows) if main else contextlib.nullcontext() as log:
             while self.epoch < self.config.epochs:
@@ -260,10 +271,8 @@ class Trainer(Learner):
                 "none can be chosen: set --precision fp32, or lower --lr, in a new trial"
             )
         summary = {"arm": self.arm, "round": self.round, "epochs": self.epoch}
-        return summary | {
-            "best_val_MAE": self.best,
-            "seconds": round(time.monotonic() - started, 1),
-        }
+        seconds = sum(row["seconds"] for row in self.rows)
+        return summary | {"best_val_MAE": self.best, "seconds": round(seconds, 1)}
 
     def _look(self) -> None:
         """Have the teacher look at the images, before an epoch."""
@@ -319,7 +328,7 @@ class Trainer(Learner):
         if not distributed.is_main():
             # What is drawn in a step (of which layers are skipped) is drawn by each for itself.
             step = self.epoch, self.sums.batches
-            torch.manual_seed(seed_for(self.config.seed, "process", distributed.rank(), *step))
+            torch.manual_seed(seed_for(self.seed, "process", distributed.rank(), *step))
         classes = self.image_classes[[index for _, index in keys]]
         return batch._replace(place=distributed.rows(len(keys)), all_classes=classes)
 
@@ -392,6 +401,7 @@ class Trainer(Learner):
             "rows": self.rows,
             "random": random_state(),
             "sums": self.sums.state(),
+            "images": self.image_names,
         }
         last = self.run.checkpoint(self.arm, self.round, "last", self.member)
         self._write(last, weights | {"training": training})
@@ -416,20 +426,25 @@ def _require_images(config: Config) -> None:
 
 
 def _require_shares(config: Config, smallest: int) -> None:
-    """Raise `UserError` where a process, or a part of its share of a batch, would get no image.
+    """Raise `UserError` where a part of a batch would have too few images.
+
+    Of several processes each needs one in each part; batch norm, which sees those of all, two.
 
     Args:
         config: the settings.
         smallest: images that every batch has: few images, or small groups, make them fewer than the
             settings say.
     """
-    count = distributed.world()
-    if count > 1 and smallest < count * config.accumulate:
-        parts = f", in {config.accumulate} parts each" * (config.accumulate > 1)
+    count, parts = distributed.world(), config.accumulate
+    if smallest >= max(count, LEAST_IMAGES) * parts:
+        return
+    told = f"{config.trainset}: batches may have no more than {smallest} images, too few for "
+    if count == 1:
         raise UserError(
-            f"{config.trainset}: batches may have no more than {smallest} images, too few for "
-            f"{count} processes{parts}: start fewer (--device cuda:0 is one)"
+            f"{told}--accumulate {parts}: two images to a part are needed: give {smallest // 2}"
         )
+    each = f", in {parts} parts each" * (parts > 1)
+    raise UserError(f"{told}{count} processes{each}: start fewer (--device cuda:0 is one)")
 
 
 def member_seed(seed: int, member: int) -> int:
@@ -486,6 +501,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.arm == "random" and args.round == 0:
         args.arm = "points"  # which share it, and whose further members it may have to train
+    if args.arm == "dense":
+        args.round = 0  # it knows no rounds
     run = RunFolder(config.run_folder)
     done: Path = run.trained(args.arm, args.round)
     best = run.checkpoint(args.arm, args.round, "best")

@@ -41,7 +41,7 @@ def agree(maps: Tensor, features: Tensor, images: Tensor, labels: Tensor) -> Ten
         maps: (..., B, H, W), saliency in [0, 1]; one or several maps of each image.
         features: (B, C, h, w), of any length; what is alike has a large cosine.
         images: (B, 3, H', W'), RGB in [0, 1]; H' and W' are best whole multiples of h and w.
-        labels: (B, 2, H, W), background and foreground answers at each pixel, 0 or more.
+        labels: (B, 2, H, W), counts of background and foreground answers at each pixel.
 
     Returns:
         float32 (..., B, H, W) in [0, 1].

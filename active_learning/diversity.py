@@ -8,7 +8,8 @@ Every rule of `DIVERSITY` is called as ``rule(scores, features, labelled_feature
 - ``count``: how many to choose; ``rng``: the only source of chance.
 
 It returns min(count, N) distinct int64 indices in order of choice. Ties go to the lowest index.
-A rule raises UserError for scores or features that are not finite, ValueError for wrong shapes.
+A rule raises UserError for scores or features that are not finite, ValueError for wrong shapes and
+for scores below 0.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from utils import distributed
 from utils.device import Machine
 
 LEAST_SCALE = 1.0
-"""Scale of the loss in half precision at which its gradients do not overflow for the scale's sake."""
+"""Scale of the loss in half precision that cannot be why its gradients overflow."""
 
 
 def make_optimizer(model: SaliencyNet, config: Config) -> torch.optim.Optimizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ AnswersOf = Callable[[int], NDArray[np.uint8]]
 class Maps:
     """What the snapshots say of one image, on the CPU, on the network's size x size grid.
 
+    All of it lies on the CPU.
+
     Attributes:
         clean: float (S, S), mean saliency of the snapshots after the neighbours' vote, in agreement
             with the answers where they are given.
@@ -52,9 +54,8 @@ class Maps:
     features: Tensor
 
     def kept(self) -> Maps:
-        """Return the maps on the CPU, without the features."""
-        attacked = None if self.attacked is None else self.attacked.cpu()
-        return Maps(self.clean.cpu(), attacked, self.scores.cpu(), torch.empty(0))
+        """Return the maps without the features, which take most of the memory."""
+        return replace(self, features=torch.empty(0))
 
 
 def pool_maps(
@@ -84,6 +85,8 @@ def pool_maps(
     what was answered of the image (`agreement.agree`, by the features and colours of the clean
     image for both); not for an acquisition that looks at none.
     """
+    if not look_up(ACQUISITIONS, config.acquisition, "acquisition function").needs_model:
+        snapshots = snapshots[-1:]
     for group in shard(images_apart(images.samples, config.grouped, config.at_a_time)):
         if all(index in done for index in group):
             continue
@@ -122,7 +125,6 @@ def _batch_maps(
     acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
     newest = snapshots[-1]
     attacks = config.attack != "none" and acquisition.needs_model
-    ensemble = snapshots if acquisition.needs_model else [newest]
     settings = AttackSettings(
         eps=config.attack_eps,
         step=config.attack_step,
@@ -132,21 +134,21 @@ def _batch_maps(
     size = images.size
     pixels = machine.images(images.batch(indices))
     seeds = [seed_for(config.seed, key, images.samples[i].name) for i in indices]
-    maps, found = predict_snapshots(ensemble, pixels)
+    maps, found = predict_snapshots(snapshots, pixels)
     attacked = chance = None
     if attacks:
         noise = image_noise(seeds, (3, size, size)).to(machine.device)
         moved = attack(newest, pixels, settings, noise, hard_prediction(found.logits))
-        maps = torch.cat([maps, predict_snapshots(ensemble, moved).maps])
+        maps = torch.cat([maps, predict_snapshots(snapshots, moved).maps])
     # One vote for both: the weights depend on the clean image alone.
     maps = neighbour_vote(maps, pixels, config.vote_kernel, config.vote_sigma)
     if answers is not None and acquisition.needs_model:
         labels = torch.from_numpy(np.stack([answers(index) for index in indices]))
         labels = labels.to(machine.device)
         maps = agree(maps, found.features, pixels, labels)
-    clean = maps[: len(ensemble)]
+    clean = maps[: len(snapshots)]
     if attacks:
-        attacked = maps[len(ensemble) :]
+        attacked = maps[len(snapshots) :]
     if not acquisition.needs_model:
         chance = random_map(seeds, size, size).to(machine.device)
     scores = acquisition(clean, attacked, chance).cpu()

@@ -125,7 +125,7 @@ def leak_regions(
 
     Args:
         sample: the image.
-        points: int (K, 3) of x, y, label: all its points so far.
+        points: int (K, 2) of x and y, more columns are not looked at: all its points so far.
         regions: int (H, W) superpixels.
         folder: where the map is stored, as ``<image>.png``.
 

@@ -36,8 +36,9 @@ class Taught:
         scale: how much the images are enlarged.
         agree: whether the maps are brought into agreement with the answers.
         cut: whether they are then cut along the picture's edges, or else at one half.
-        trust: least `overlap` of a map and its cut for the cut to be the label; with less, the
-            label is the map as it was before colours. 0: it always is the cut.
+        trust: least `overlap` of a map and its cut (or itself at one half, where nothing is cut)
+            for that to be the label; with less, the label is the map as it was before colours. 0:
+            it never is.
         colours: whether they are corrected by the picture's colours before they are cut.
     """
 
@@ -112,7 +113,8 @@ class Teacher:
             machine: where to compute.
 
         Raises:
-            UserError: there are no own snapshots yet, and none of the round before.
+            UserError: there are no own snapshots yet, and none of the round before; or their maps
+                are not finite.
         """
         own = list_snapshots(self.own, epoch)
         earlier = list_snapshots(self.earlier) if self.earlier else []
@@ -120,7 +122,7 @@ class Teacher:
         if self.earlier and not newest:
             raise UserError(
                 f"{self.earlier}: no snapshots to make pseudo labels by: train the round before "
-                "first, or turn them off by --losses_pseudo ''"
+                "first"
             )
         if newest == self.seen:
             return
@@ -142,6 +144,12 @@ class Teacher:
         found = mean_maps(models, self.images, shard(self.pieces), self.batch_size, machine, **how)
         for indices, images, maps, features in found:
             labels = [self.labels.at(index, np.eye(3)) for index in indices]
+            if not maps.isfinite().all():
+                raise UserError(
+                    f"{self.seen[-1].parent}: what its networks make of the training images is not "
+                    "finite: the training diverged; train again with a lower --lr, or with "
+                    "--precision fp32, in a new trial"
+                )
             if features is not None:
                 answers = torch.from_numpy(np.stack(labels)).to(maps.device)
                 maps = agree(maps, features, images, answers)

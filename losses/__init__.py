@@ -21,7 +21,7 @@ from losses.supervision import Supervision
 from utils.errors import UserError
 from utils.registry import look_up
 
-__all__ = ["LOSSES", "Loss", "Supervision", "level_loss", "total_loss"]
+__all__ = ["LABEL_FREE", "LOSSES", "Loss", "Supervision", "level_loss", "total_loss"]
 
 Loss = Callable[[Tensor, Supervision], Tensor]
 
@@ -35,6 +35,9 @@ LOSSES: dict[str, Loss] = {
     "coherence": coherence,
     "consistency": consistency,
 }
+
+LABEL_FREE = frozenset({"reg", "coherence", "consistency"})
+"""Losses that look at no label."""
 
 
 def total_loss(

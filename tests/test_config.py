@@ -218,6 +218,10 @@ def test_values_that_cannot_be_meant(argv, told, tmp_path, monkeypatch):
         ("losses_points", {"coherense": 1.0}, r"unknown loss .*'coherence'\?"),
         ("losses_dense", {"uoi": 1.0}, "unknown loss 'uoi'"),
         ("losses_pseudo", {"coherence": 1.0}, "--losses_pseudo coherence: looks at no label"),
+        ("losses_pseudo", {"bce": 1.0, "reg": 1.0}, "--losses_pseudo reg: looks at no label"),
+        ("losses_others", {"consistency": 1.0}, "--losses_others consistency: levels make no map"),
+        ("losses_points", {"coherence": 1.0, "bce": 0.0}, "--losses_points: none of these looks"),
+        ("losses_dense", {"reg": 1.0}, "--losses_dense: none of these looks at a label: add bce"),
         ("attack", "none", "compares a clean and an attacked prediction"),
     ],
 )

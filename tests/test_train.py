@@ -33,6 +33,7 @@ from utils import distributed, settings
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.device import Machine
 from utils.errors import UserError
+from utils.files import read_json
 from utils.run_folder import RunFolder, list_snapshots
 from utils.tables import read_rows
 
@@ -394,13 +395,49 @@ def test_a_batch_too_small_for_the_processes_is_refused(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, accumulate: int, processes: int
 ) -> None:
     config = config_of(flag(tiny, "accumulate", accumulate))
-    train._require_shares(config, 1)
+    train._require_shares(config, 2 * accumulate)
     monkeypatch.setattr(distributed, "world", lambda: processes)
     train._require_shares(config, accumulate * processes)
     few = accumulate * processes - 1
     told = rf"SAMPLE-TR: batches may have no more than {few} images, .* for {processes} processes"
     with pytest.raises(UserError, match=told):
         train._require_shares(config, few)
+
+
+def test_batch_norm_sees_no_single_image(tiny: list[str]) -> None:
+    config = config_of(flag(flag(tiny, "accumulate", 4), "batch_size", 8))
+    train._require_shares(config, 8)
+    with pytest.raises(UserError, match=r"more than 7 images, too few for --accumulate 4: .* 3$"):
+        train._require_shares(config, 7)
+
+
+def test_other_pictures_than_those_it_began_with_are_told(
+    tiny: list[str], sample_root: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(sample_root, data)
+    flags = flag(flag(tiny, "data_root", data), "arm", "dense")
+    train.main(flags)
+    run_of(flags).trained("dense", 0).unlink()
+    gone = sorted((data / "images/SAMPLE-TR").iterdir())[3]
+    gone.rename(tmp_path / gone.name)
+    (run_of(flags).root / "data_checked.json").unlink()
+    with pytest.raises(UserError, match=r"last\.pth: the pictures of SAMPLE-TR are not those that"):
+        train.main(flags)
+    (tmp_path / gone.name).rename(gone)
+    train.main(flags)
+
+
+def test_masks_know_no_rounds_and_seconds_are_those_of_all_legs(tiny: list[str]) -> None:
+    train.main([*tiny, "--arm", "dense", "--round", "1"])
+    done = run_of(tiny).trained("dense", 0)
+    first = read_json(done)
+    assert first["round"] == 0
+    assert load_checkpoint(run_of(tiny).checkpoint("dense", 0, "best"))["round"] == 0
+    done.unlink()
+    train.main([*tiny, "--arm", "dense"])  # nothing is left to be done
+    assert read_json(done) == first
+    assert first["seconds"] > 0
 
 
 def test_a_training_goes_on_where_another_machine_has_half_precision(tiny: list[str]) -> None:
@@ -519,7 +556,8 @@ def test_what_has_gone_is_trained_anew_or_told(tiny: list[str]) -> None:
         asking.main(ask)
     run.points("points", 1).parent.mkdir(exist_ok=True)
     shutil.copy(run.points("points", 0), run.points("points", 1))
-    with pytest.raises(UserError, match=rf"fewer than 2 snapshots: delete {best}"):
+    last, done = run.checkpoint("points", 0, "last"), run.trained("points", 0)
+    with pytest.raises(UserError, match=rf"fewer than 2 snapshots: delete {last} and {done}, and"):
         train.main(ask)
     run.points("points", 1).unlink()
     run.trained("points", 0).unlink()  # as after a kill before the training was told to be done

@@ -16,6 +16,24 @@ MOST_SIDE = 2**14
 """Pixels a side, or channels, that no machine trains with: larger numbers are slips of the hand."""
 
 
+CHOICES = {
+    "relation": ("none", "gam", "nonlocal", "mha"),
+    "mask_operation": ("x", "+", "c"),
+    "triplet_of": ("image", "masked", "both"),
+    "binarise": ("none", "decoder", "refiner", "both"),
+    "refiner": ("none", "map", "image"),
+    "label_mode": ("pixel", "region", "region_mask"),
+    "oracle": ("mask", "human"),
+    "ensemble": ("snapshots", "newest", "deep"),
+    "first_points": ("random", "grid", "object"),
+    "spend": ("image", "pool"),
+    "optimizer": ("adamw", "sgd"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "on_nan": ("stop", "skip"),
+}
+"""Words that a setting may be; names that a registry knows are looked up there."""
+
+
 def check_values(config: Config, defaults: Mapping[str, Any], presets: Collection[str]) -> None:
     """Check the settings of a trial, each by itself and against the others.
 
@@ -48,7 +66,9 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
         demand(0 <= getattr(config, name) < math.inf, name, "0 or more")
     demand(0 < config.triplet_margin < math.inf, "triplet_margin", "above 0")
     demand(2 <= config.binarise_k < math.inf, "binarise_k", "a finite number of at least 2")
-    _check_choices(config, presets)
+    for name, known in {"preset": ("", *presets), **CHOICES}.items():
+        value, listed = getattr(config, name), ", ".join(filter(None, known))
+        demand(value in known, name, f"one of {listed}{closest(value, known)}")
     _check_parts(config, defaults)
     for name in ("lr", "backbone_lr", "weight_decay", "clip"):
         demand(0 <= getattr(config, name) < math.inf, name, "0 or more")
@@ -78,18 +98,6 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
     demand(config.vote_kernel % 2 == 1 and config.vote_kernel > 0, "vote_kernel", "odd")
     rule = f"at most epochs ({config.epochs}): give both"
     demand(config.snapshots <= config.epochs, "snapshots", rule)
-    for name, known in {
-        "label_mode": ("pixel", "region", "region_mask"),
-        "oracle": ("mask", "human"),
-        "ensemble": ("snapshots", "newest", "deep"),
-        "first_points": ("random", "grid", "object"),
-        "spend": ("image", "pool"),
-        "optimizer": ("adamw", "sgd"),
-        "precision": ("auto", "fp32", "bf16", "fp16"),
-        "on_nan": ("stop", "skip"),
-    }.items():
-        value = getattr(config, name)
-        demand(value in known, name, f"one of {', '.join(known)}{closest(value, known)}")
     _check_schedule(config, demand)
     _check_oracle(config, defaults, demand)
     _check_accumulation(config)
@@ -155,22 +163,6 @@ def _check_oracle(
     ):
         if flags and bad:
             raise UserError(f"{flags[0]} {reason}")
-
-
-def _check_choices(config: Config, presets: Collection[str]) -> None:
-    needs = {
-        "preset": ("", *presets),
-        "relation": ("none", "gam", "nonlocal", "mha"),
-        "mask_operation": ("x", "+", "c"),
-        "triplet_of": ("image", "masked", "both"),
-        "binarise": ("none", "decoder", "refiner", "both"),
-        "refiner": ("none", "map", "image"),
-    }
-    for name, known in needs.items():
-        value = getattr(config, name)
-        if value not in known:
-            listed = ", ".join(filter(None, known))
-            raise UserError(f"--{name} {value}: must be one of {listed}{closest(value, known)}")
 
 
 def _check_parts(config: Config, defaults: Mapping[str, Any]) -> None:

@@ -50,7 +50,7 @@ def check_names(config: Config) -> None:
     from active_learning.attacks import ATTACKS
     from active_learning.diversity import DIVERSITY
     from active_learning.uncertainty import ACQUISITIONS
-    from losses import LOSSES
+    from losses import LABEL_FREE, LOSSES
     from models import BACKBONES
     from utils.registry import look_up
 
@@ -60,12 +60,21 @@ def check_names(config: Config) -> None:
     names = (config.losses_dense, config.losses_points, config.losses_others, config.losses_pseudo)
     for name in itertools.chain(*names):
         look_up(LOSSES, name, "loss")
-    for name in ("coherence", "consistency"):
-        if name in config.losses_pseudo:
-            raise UserError(
-                f"--losses_pseudo {name}: looks at no label, so pseudo labels change nothing: give "
-                "it to --losses_points"
-            )
+    for name in LABEL_FREE & config.losses_pseudo.keys():
+        raise UserError(
+            f"--losses_pseudo {name}: looks at no label, so pseudo labels change nothing: give it "
+            "to --losses_points"
+        )
+    if "consistency" in config.losses_others:
+        raise UserError(
+            "--losses_others consistency: levels make no map of a smaller view: give it to "
+            "--losses_points or --losses_dense"
+        )
+    for field in ("losses_points", "losses_dense"):
+        if not any(
+            weight for name, weight in getattr(config, field).items() if name not in LABEL_FREE
+        ):
+            raise UserError(f"--{field}: none of these looks at a label: add bce or iou")
     acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
     if acquisition.needs_attack and config.attack == "none":
         raise UserError(

@@ -106,6 +106,15 @@ def test_how_much_is_trusted_is_given(
     assert teacher.trusted.double().mean() == share
 
 
+def test_networks_that_diverged_do_not_teach(images: ResizedImages, tmp_path: Path) -> None:
+    path = save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
+    state = load_checkpoint(path)
+    state["model"]["head.bias"].fill_(float("nan"))
+    save_checkpoint(path, state)
+    with pytest.raises(UserError, match=r"own: what its networks make .* the training diverged"):
+        teacher_of(images, tmp_path / "own", None).look(1, MACHINE)
+
+
 @pytest.mark.parametrize("agreed", [False, True])
 def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
     images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agreed: bool
