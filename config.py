@@ -130,7 +130,7 @@ class Config:
     rounds: int = knob(5, "rounds of questions, the first (random) one included")
     train_every: int = knob(
         1,
-        "train after every n-th round only, and after the first and the last; each round's "
+        "train after the first round, every n-th one after it, and the last; each round's "
         "questions go to the newest networks, whose maps --ask_agree tells all answers",
     )
     points_per_image: int = knob(10, "questions an image in all, the first round's included")
