@@ -33,11 +33,12 @@ from benchmarks.label_table import COLUMNS, told
 from datasets.index import list_sets
 from datasets.points import Point, read_points
 from datasets.points_beside_masks import truths
-from utils.errors import UserError, run_script
+from utils.errors import UserError
 from utils.files import write_text
 from utils.run_folder import RunFolder
 from utils.score_tables import plain_markdown
 from utils.significance import spread_of
+from utils.stages import run_stage
 from utils.tables import write_rows
 
 Shares = Mapping[tuple[str, int], float]
@@ -143,4 +144,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_stage(main, together=False)

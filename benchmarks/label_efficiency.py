@@ -50,9 +50,10 @@ from config import FIELDS, Config
 from datasets.index import split_set_names
 from utils import settings
 from utils.device import choose_machine
-from utils.errors import UserError, closest, run_script
+from utils.errors import UserError, closest
 from utils.files import write_json, write_text
 from utils.settings import to_dict
+from utils.stages import run_stage
 from utils.tables import write_rows
 
 OURS = ("trial", "runs", "seed")
@@ -266,4 +267,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_stage(main, together=False)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -23,13 +27,15 @@ from benchmarks.label_arms import (
     fresh,
 )
 from benchmarks.label_kept import without_folders
-from benchmarks.label_stages import Journal, Stages
+from benchmarks.label_stages import ROOT, Journal, Stages
 from config import FIELDS
 from datasets.points import read_points
 from utils import settings
 from utils.checkpoints import load_checkpoint
 from utils.files import read_json
+from utils.locks import in_use
 from utils.run_folder import RunFolder
+from utils.stopping import EXIT_STOPPED
 from utils.tables import read_rows
 
 
@@ -124,6 +130,25 @@ def test_the_whole_run_and_that_sharing_changes_nothing(
     assert (default / "round_01/points.csv").read_bytes() != (
         shared / "round_01/points.csv"
     ).read_bytes()
+
+
+def test_told_to_stop_it_ends_what_it_runs(tiny: list[str], tmp_path: Path) -> None:
+    """Each stage holds its trial's lock, too."""
+    out = tmp_path / "out"
+    command = [sys.executable, "benchmarks/label_efficiency.py", *tiny[4:], "--epochs", "900"]
+    command += ["--seeds", "1", "--arms", "default", "--out", str(out)]
+    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    lock = out / "seed_0" / "base" / "bench.lock"
+    log = lock.with_name("bench.log")
+    while not (log.exists() and "epoch 2/900" in log.read_text()):
+        assert running.poll() is None
+        time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    told = running.communicate()[1]
+    assert running.returncode == EXIT_STOPPED, told
+    assert "run the same command again" in told
+    assert not in_use(lock)
+    assert "stopped by a signal" in log.read_text()  # so what was trained is saved
 
 
 def fresh_flags(flags: list[str], out: Path) -> dict[str, Any]:
