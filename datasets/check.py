@@ -105,12 +105,13 @@ def require_usable(
         named = "; ".join(f"{fault.file} ({fault.problem})" for fault in errors[:SHOWN])
         more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
         raise UserError(
-            f"{_errors(len(errors))} in the data: {named}{more}: `{command}` tells what to do"
+            f"{_counted(len(errors), 'error')} in the data: {named}{more}: `{command}` "
+            "tells what to do"
         )
 
 
-def _errors(count: int) -> str:
-    return "1 error" if count == 1 else f"{count} errors"
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _command(
@@ -305,12 +306,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(fault)
     errors = sum(fault.severity == ERROR for fault in faults)
     print(
-        f"{images} images in {len(parts)} sets checked: "
-        f"{errors} errors, {len(faults) - errors} warnings",
+        f"{_counted(images, 'image')} in {_counted(len(parts), 'set')} checked: "
+        f"{_counted(errors, 'error')}, {_counted(len(faults) - errors, 'warning')}",
         flush=True,  # before what goes to standard error
     )
     if errors:
-        raise UserError(f"{_errors(errors)} in the data: the lines above tell what to do")
+        raise UserError(f"{_counted(errors, 'error')} in the data: the lines above tell what to do")
     return 0
 
 

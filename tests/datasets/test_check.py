@@ -381,7 +381,8 @@ def test_the_named_command_finds_the_same_faults(root, capsys, switches, flag):
         main(words[3:])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == expected + 1
-    assert lines[-1] == f"6 images in 2 sets checked: {expected} errors, 0 warnings"
+    counted = "1 error" if expected == 1 else f"{expected} errors"
+    assert lines[-1] == f"6 images in 2 sets checked: {counted}, 0 warnings"
     assert str(told.value).startswith(f"{expected} error")
 
 
@@ -390,7 +391,7 @@ def test_exit_codes(root, capsys):
     assert main(["--data_root", str(root)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "warning: gts/TR/ü.png: no object; check it against its image",
-        "6 images in 2 sets checked: 0 errors, 1 warnings",
+        "6 images in 2 sets checked: 0 errors, 1 warning",
     ]
 
 
@@ -412,7 +413,7 @@ def test_errors_end_in_one_line_and_exit_code_two(root):
     assert done.returncode == 2
     fault, count, end = done.stdout.splitlines()
     assert fault.startswith("error: images/TR/ü.png: ")
-    assert count == "2 images in 1 sets checked: 1 errors, 0 warnings"
+    assert count == "2 images in 1 set checked: 1 error, 0 warnings"
     assert end == "error: 1 error in the data: the lines above tell what to do"
 
 
