@@ -220,8 +220,9 @@ def test_values_that_cannot_be_meant(argv, told, tmp_path, monkeypatch):
         ("losses_pseudo", {"coherence": 1.0}, "--losses_pseudo coherence: looks at no label"),
         ("losses_pseudo", {"bce": 1.0, "reg": 1.0}, "--losses_pseudo reg: looks at no label"),
         ("losses_others", {"consistency": 1.0}, "--losses_others consistency: levels make no map"),
-        ("losses_points", {"coherence": 1.0, "bce": 0.0}, "--losses_points: none of these looks"),
-        ("losses_dense", {"reg": 1.0}, "--losses_dense: none of these looks at a label: add bce"),
+        ("losses_points", {"coherence": 1.0, "bce": 0.0}, "--losses_points: learns nothing from"),
+        ("losses_points", {"ssim": 1.0, "reg": 1.0}, "--losses_points: learns nothing from"),
+        ("losses_dense", {"reg": 1.0}, "--losses_dense: learns nothing from the labels: add bce"),
         ("attack", "none", "compares a clean and an attacked prediction"),
     ],
 )
@@ -233,6 +234,8 @@ def test_wrong_names_are_told_with_the_closest(field, value, told):
 
 
 def test_the_defaults_go_together():
+    settings.check_names(Config(losses_points={"ssim": 1.0}, label_mode="region"))
+    settings.check_names(Config(losses_dense={"ssim": 1.0}))
     settings.check_names(Config())
     settings.check_names(Config(**SAMPLE))
     settings.check_names(Config(attack="none", acquisition="entropy"))

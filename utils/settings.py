@@ -70,11 +70,11 @@ def check_names(config: Config) -> None:
             "--losses_others consistency: levels make no map of a smaller view: give it to "
             "--losses_points or --losses_dense"
         )
-    for field in ("losses_points", "losses_dense"):
-        if not any(
-            weight for name, weight in getattr(config, field).items() if name not in LABEL_FREE
-        ):
-            raise UserError(f"--{field}: none of these looks at a label: add bce or iou")
+    # Single points fill no window of ssim.
+    of_no_point = LABEL_FREE | ({"ssim"} if config.label_mode == "pixel" else set())
+    for field, useless in (("losses_points", of_no_point), ("losses_dense", LABEL_FREE)):
+        if not {name for name, weight in getattr(config, field).items() if weight} - useless:
+            raise UserError(f"--{field}: learns nothing from the labels: add bce or iou")
     acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
     if acquisition.needs_attack and config.attack == "none":
         raise UserError(
