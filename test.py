@@ -26,9 +26,11 @@ from datasets.augment import resize
 from datasets.images import read_image, write_png
 from datasets.index import (
     EXTENSIONS,
+    is_hidden,
     list_set,
     split_set_names,
 )
+from datasets.scoring import file_state
 from models.group_view import GroupView, view_group
 from models.stored import load_model
 from utils import settings
@@ -70,6 +72,11 @@ class Segmenter:
         grown = []
         for prob, picture in zip(probs, pictures, strict=True):
             height, width = picture.shape[:2]
+            if not np.isfinite(prob).all():
+                raise UserError(
+                    "the network's maps are not finite: set --precision fp32; if they stay so, the "
+                    "training diverged: train again with a lower --lr"
+                )
             soft = cv2.resize(prob, (width, height), interpolation=cv2.INTER_LINEAR)
             grown.append(np.rint(soft * 255).astype(np.uint8))
         return grown
@@ -82,39 +89,46 @@ class Segmenter:
         """Make the maps that are not there yet; several processes share them.
 
         A network that relates images sees them group by group, a group being the pictures of one
-        folder: all of it, also where some of its maps are there.
+        folder. Its maps are made anew, all of them, where one is missing: a picture that came to
+        the group since, or could not be read, changes what the others have in common with it.
 
         Returns:
             What was wrong with each picture that could not be read; the others are done.
         """
-        starts = shard(range(0, len(jobs), batch_size))
-        groups = [[job for at in starts for job in jobs[at : at + batch_size]]]
         if self.model.parts.relation != "none":
             by_folder: dict[Path, list[Job]] = {}
             for job in jobs:
                 by_folder.setdefault(job[0].parent, []).append(job)
-            groups = shard(list(by_folder.values()))
-        todo = sum(not job[1].exists() for group in groups for job in group)
+            groups = [
+                group
+                for group in shard(list(by_folder.values()))
+                if any(not made.exists() for _, made in group)
+            ]
+        else:
+            starts = shard(range(0, len(jobs), batch_size))
+            mine = [job for at in starts for job in jobs[at : at + batch_size]]
+            groups = [[job for job in mine if not job[1].exists()]]
+        todo = sum(map(len, groups))
         faults: list[str] = []
         bar = tqdm(total=todo, desc=what, disable=not is_main())
         with ThreadPoolExecutor(core_count()) as pool, bar:
             for group in groups:
-                if any(not target.exists() for _, target in group):
-                    faults += self._run_group(group, batch_size, pool, bar)
+                faults += self._run_group(group, batch_size, pool, bar)
         return [fault for theirs in gather_objects(faults) for fault in theirs]
 
     def _run_group(
         self, jobs: Sequence[Job], batch_size: int, pool: ThreadPoolExecutor, bar: tqdm
     ) -> list[str]:
-        """Make the missing maps of pictures that belong together, reading ahead."""
+        """Make the maps of pictures that belong together, reading ahead."""
         view = None
         if self.model.parts.relation != "none":
+            for _, made in jobs:  # at once: killed half way, none of the old ones is left
+                made.unlink(missing_ok=True)
             with self.machine.autocast():
                 view = view_group(self.model, self._pieces(jobs, batch_size, pool))
         faults: list[str] = []
         writes: list[Future] = []
-        missing = [job for job in jobs if not job[1].exists()]
-        for batch in _read_ahead(pool, missing, batch_size):
+        for batch in _read_ahead(pool, jobs, batch_size):
             good = [(job, picture) for job, picture in batch if not isinstance(picture, str)]
             faults += [picture for _, picture in batch if isinstance(picture, str)]
             made = self.maps([picture for _, picture in good], view) if good else []
@@ -181,8 +195,6 @@ def test_trial(
         make: loads a checkpoint: `Segmenter`, or another for networks that are not ours.
     """
     run = RunFolder(config.run_folder)
-    if config.deterministic:
-        make_deterministic()
     machine = choose_machine(config.device, config.precision)
     sets = {name: list_set(config.data_root, name) for name in _test_sets(config)}
     if run.validation_points.exists():
@@ -242,6 +254,7 @@ def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) ->
         path
         for path in source.rglob("*")
         if path.suffix.lower() in EXTENSIONS
+        and not any(map(is_hidden, path.relative_to(source).parts))
         and not Path(os.path.realpath(path)).is_relative_to(inside)
         and (path.is_file() or not path.exists())  # no pipe, which would be read for ever
     )
@@ -254,11 +267,8 @@ def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) ->
     for picture, made in jobs:
         if owner.setdefault(made, picture) != picture:
             raise UserError(f"{owner[made]} and {picture} would make one map: rename one")
-    note, mark = target / "made_from.json", fingerprint(checkpoint)
-    if is_main() and not (note.exists() and read_object(note).get("fingerprint") == mark):
-        for _, made in jobs:
-            made.unlink(missing_ok=True)
-        write_json(note, {"checkpoint": str(checkpoint), "fingerprint": mark})
+    if is_main():
+        _begin_folder(checkpoint, target, jobs)
     barrier()
     segmenter = Segmenter(checkpoint, choose_machine(config.device, config.precision))
     with _memory(config):
@@ -267,6 +277,26 @@ def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) ->
         print(f"left out: {fault}")
     print(f"{target}: {len(jobs) - len(faults)} maps")
     return len(faults)
+
+
+def _begin_folder(checkpoint: Path, target: Path, jobs: Sequence[Job]) -> None:
+    """Drop maps of other weights, or of pictures that have changed; note what makes them.
+
+    The note holds the state of every picture whose map may lie there, of earlier folders, too.
+    """
+    note, mark = target / "made_from.json", fingerprint(checkpoint)
+    states = {made.relative_to(target).as_posix(): file_state(p) for p, made in jobs if p.exists()}
+    known = read_object(note) if note.exists() else {}
+    before = known.get("pictures")
+    before = before if isinstance(before, dict) else {}
+    same = known.get("fingerprint") == mark
+    gone = {made for made in states if not same or before.get(made) != states[made]}
+    for made in gone | (set() if same else before.keys()):
+        # A name from a file: it may not lead out of the folder.
+        if Path(os.path.normpath(target / made)).is_relative_to(os.path.normpath(target)):
+            (target / made).unlink(missing_ok=True)
+    pictures = {**(before if same else {}), **states}
+    write_json(note, {"checkpoint": str(checkpoint), "fingerprint": mark, "pictures": pictures})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -278,6 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--output", type=Path, help="folder for their maps")
 
     config, args = settings.parse(argv, __doc__, extend, lambda args: args.input is not None)
+    if config.deterministic:
+        make_deterministic()
     if args.input is None and args.output is None:
         checkpoints = args.checkpoint or finished_checkpoints(config)
         run = RunFolder(config.run_folder)

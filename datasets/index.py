@@ -212,11 +212,16 @@ def _place(seed: int, name: str) -> float:
     return (int.from_bytes(digest[:8], "big") >> 11) / 2.0**53
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is passed over: hidden, or an archive's leftover."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def entries_of(folder: Path) -> list[os.DirEntry[str]]:
     """Return what is in a folder, without hidden entries and archive leftovers."""
     try:
         with os.scandir(folder) as entries:
-            return [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
+            return [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}): check it") from None
 
