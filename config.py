@@ -181,7 +181,9 @@ class Config:
     workers: int = knob(-1, "processes that prepare batches and score maps; -1: chosen")
     deterministic: bool = knob(False, "the same result from each run on a GPU, too (slower)")
     cache_mb: int = knob(
-        4096, "memory for decoded images, MiB a process; larger sets are read each time"
+        4096,
+        "memory for decoded images, and as much for masks, of each set, MiB a process; larger sets "
+        "are read each time",
     )
 
     @property

@@ -228,7 +228,9 @@ def draw_all_worst(place: Place, scored: Scored, metric: str) -> None:
     for (checkpoint, set_name), worst in scored.worst.items():
         if worst:
             path = place.out / "worst" / checkpoint / f"{set_name}.png"
-            draw_worst([read_worst(pair, place.masks, scores) for pair, scores in worst], path)
+            # Of one plain folder of masks, the pictures' folder lies beside its parent.
+            masks = place.masks.parent if place.plain else place.masks
+            draw_worst([read_worst(pair, masks, scores) for pair, scores in worst], path)
             print(f"worst by {metric}: {path}")
 
 

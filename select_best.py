@@ -101,9 +101,16 @@ def kept_of(chosen: Mapping[str, str]) -> str:
     return chosen.get("points") or next(iter(chosen.values()))
 
 
-def reason(arm: str, args: argparse.Namespace) -> str:
-    """Tell among which checkpoints one was chosen, and by what."""
-    budget = ", whole budget" if arm != "dense" and not args.any_round else ""
+def unfinished(rows: Sequence[Row], arm: str, config: Config) -> str:
+    """Say how far an arm of points was scored, if not to its last round; else an empty text."""
+    last = max(int(row["round"] or 0) for row in rows if row["arm"] == arm)
+    short = arm != "dense" and last < config.rounds - 1
+    return f"rounds 0 to {last} of 0 to {config.rounds - 1} are scored" if short else ""
+
+
+def reason(arm: str, args: argparse.Namespace, short: str = "") -> str:
+    """Tell among which checkpoints one was chosen, and by what; ``short`` as of `unfinished`."""
+    budget = f", {short or 'whole budget'}" if arm != "dense" and not args.any_round else ""
     return f"(arm {arm}{budget}: by {args.metric} on the {judged_on(args)})"
 
 
@@ -179,7 +186,8 @@ def choose_in_trial(config: Config, args: argparse.Namespace) -> None:
     if not chosen:
         raise UserError(f"{run.scores}: no checkpoint of this trial in it: run evaluate.py")
     write_best(run.root, best_of(run, rows, chosen, kept_of(chosen), args))
-    why = reason(next(arm for arm, name in chosen.items() if name == kept_of(chosen)), args)
+    arm = next(arm for arm, name in chosen.items() if name == kept_of(chosen))
+    why = reason(arm, args, unfinished(rows, arm, config))
     text = summarise(config, rows, chosen, why)
     write_text(run.root / "summary.txt", text + "\n")
     print(summarise(config, rows, chosen, why, plain_markdown) if args.markdown else text)
@@ -217,12 +225,16 @@ def choose_among_trials(config: Config, args: argparse.Namespace) -> None:
     values = read_settings(runs, names)
     tables, sets = read_trials(runs, names, args)
     chosen, pool = {}, []
+    short = {}
     for name, rows in tables.items():
         try:
             chosen[name] = choose_arms(rows, metric, args.on_test, args.any_round)
         except UserError as error:
             raise UserError(f"trial {name}: {error}") from None
         for arm in chosen[name]:
+            short[name, arm] = unfinished(rows, arm, Config(**values[name]))
+            if short[name, arm]:
+                print(f"WARNING: trial {name}, arm {arm}: {short[name, arm]}")
             mine = ranking.eligible(rows, arm, args.any_round)
             pool += ranking.candidates(mine, name, metric, args.on_test)
     if not pool:
@@ -238,7 +250,8 @@ def choose_among_trials(config: Config, args: argparse.Namespace) -> None:
         print(line)
     if sets:
         tell_spread(values, tables, chosen, sets, args)
-    print(f"chosen: {best['checkpoint']} {reason(kept.arm, args)}")
+    why = reason(kept.arm, args, short[kept.trial, kept.arm])
+    print(f"chosen: {best['checkpoint']} {why}")
 
 
 def tell_spread(
@@ -302,6 +315,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("--trials and --compare cannot be done at once: give one of them")
     if args.convention and not args.compare:
         raise UserError("--convention goes with --compare: to score by another, see evaluate.py")
+    for name in ("on_test", "any_round", "out"):
+        if args.compare and getattr(args, name):
+            raise UserError(f"--{name} has no meaning with --compare: leave one out")
+    if args.out and not args.trials:
+        raise UserError("--out goes with --trials: of one trial best.json lies in its folder")
     args.sets = split_set_names(args.sets) if args.sets else []
     args.table = plain_markdown if args.markdown else text_table
     if args.compare:

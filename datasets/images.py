@@ -73,7 +73,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def half_of(full: float) -> float:
-    """Return the least value that counts as object: 128 of 255, 32768 of 65535, 0.5 of 1.0."""
+    """Return half of white: values from there on count as object, from 128 in 8 bits."""
     return full / 2
 
 

@@ -68,6 +68,8 @@ def class_weights(run: RunFolder, arm: str, last_round: int) -> tuple[float, flo
         return 1.0, 1.0
     rounds = [[p.label for p in read_points(path)] for path in run.answers(arm, last_round + 1)]
     labels = [label for answers in rounds for label in answers]
+    if not rounds[0]:  # nobody could tell a single pixel of it
+        return 1.0, 1.0
     true, asked = sum(rounds[0]) / len(rounds[0]), sum(labels) / len(labels)
     if min(true, asked) == 0 or max(true, asked) == 1:
         return 1.0, 1.0

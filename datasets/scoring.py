@@ -23,7 +23,7 @@ from datasets.maps import Pair, read_map, read_true_mask
 from utils.errors import UserError
 from utils.locks import locked
 from utils.metrics import CONVENTIONS, Convention, tally
-from utils.tallies import RECORD, Kept, TallyLog, make_record
+from utils.tallies import RECORD, Kept, TallyLog, drop_others, make_record
 
 TASK = 16
 """Maps that a process scores at a time."""
@@ -103,7 +103,9 @@ def score_set(
                 f"{len(faults)} of {len(pairs)} maps could not be scored (the others are kept); "
                 f"the first: {min(faults)}"
             )
-        return log.close((pair.name for pair in pairs), marks)
+        kept = log.close((pair.name for pair in pairs), marks)
+        drop_others(log_path, marks)
+        return kept
 
 
 def _score_and_keep(

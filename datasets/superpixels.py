@@ -40,7 +40,7 @@ def superpixels(image: np.ndarray, count: int) -> np.ndarray:
 
     Returns:
         int32 (H, W) region of each pixel, numbered from 0 without gaps. A picture too small to cut
-        (a side below 8 pixels, or fewer than 16 pixels a region) is given a region a pixel.
+        (a side below 8 pixels, or some twelve pixels a region or fewer) is given a region a pixel.
     """
     height, width = image.shape[:2]
     side = round((height * width / count) ** 0.5)

@@ -117,7 +117,8 @@ def adversarial_generator(fake_logits: Tensor) -> Tensor:
 def adversarial_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Cross-entropy in nats of telling masks from predicted maps, half for either kind.
 
-    Needs whole masks, of these images or of others: points are none.
+    What stands for masks comes from the caller (`models.adversary`: of points, filled up with one
+    half where nothing is labelled).
 
     Args:
         real_logits: (B, 1), float of any precision, the discriminator's output for masks.

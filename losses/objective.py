@@ -16,8 +16,6 @@ from utils.distributed import gather_rows, world
 from utils.distributed import rows as place
 from utils.errors import UserError
 
-TRIPLETS = ("image", "masked", "both")
-
 
 class Outputs(Protocol):
     """What is looked at of a prediction, see `models.saliency_net.Prediction`."""

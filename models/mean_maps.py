@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -101,7 +102,8 @@ def _read(images: Images, batch: Sequence[int], machine: Machine, scale: float) 
     pixels = machine.images(images.batch(batch))
     if scale == 1:
         return pixels
-    size = max(1, round(images.size * scale / CELL)) * CELL
+    cells = math.floor(images.size * scale / CELL + 0.5)
+    size = CELL * max(cells, math.ceil(images.size / CELL) if scale > 1 else 1)
     return functional.interpolate(pixels, size=(size, size), mode="bilinear")
 
 

@@ -23,6 +23,8 @@ from utils.errors import UserError
 from utils.metrics import CONVENTIONS, METRICS, SetScores, tally
 from utils.pictures import draw_curve
 from utils.run_folder import RunFolder
+from utils.score_pictures import WorstRow
+from utils.tallies import logs_in
 
 
 @pytest.fixture
@@ -341,9 +343,27 @@ def test_conventions_differ_and_are_named(foreign: tuple[list[str], Path, Path])
     assert found["eval-co-sod"][1] == pytest.approx(found["pysodmetrics"][1], abs=2e-3)
 
 
-def test_a_plain_folder_of_maps_beside_a_plain_folder_of_masks(
-    foreign: tuple[list[str], Path, Path], sample_root: Path, tmp_path: Path
+def test_scores_of_maps_that_are_no_more_go_in_every_convention(
+    foreign: tuple[list[str], Path, Path], sample_root: Path
 ) -> None:
+    flags, maps, out = foreign
+    for name in CONVENTIONS:
+        evaluate.main([*flags, "--convention", name, "--no_figures"])
+    mask = next((sample_root / "gts/SAMPLE-TE").iterdir())
+    shutil.copy(mask, maps / "poor/SAMPLE-TE" / mask.name)
+    evaluate.main([*flags, "--convention", "raw", "--no_figures"])
+    assert logs_in(out / "tallies/poor") == {"SAMPLE-TE": ["raw"]}
+    assert logs_in(out / "tallies/perfect") == {"SAMPLE-TE": sorted(CONVENTIONS)}
+
+
+def test_a_plain_folder_of_maps_beside_a_plain_folder_of_masks(
+    foreign: tuple[list[str], Path, Path],
+    sample_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[WorstRow] = []
+    monkeypatch.setattr(evaluate, "draw_worst", lambda rows, path: drawn.extend(rows))
     _, maps, _ = foreign
     flags = ["--pred_root", str(maps / "poor/SAMPLE-TE")]
     flags += ["--gt_root", str(sample_root / "gts/SAMPLE-TE"), "--workers", "1", "--no_figures"]
@@ -352,6 +372,8 @@ def test_a_plain_folder_of_maps_beside_a_plain_folder_of_masks(
     assert evaluate.main([*flags, "--out", str(tmp_path / "plain"), "--worst", "1"]) == 0
     (row,) = rows_of(tmp_path / "plain/scores.csv")
     assert (row["checkpoint"], row["images"]) == ("poor", "6")
+    assert drawn
+    assert all(one.image is not None for one in drawn)
     assert float(row["MAE"]) == pytest.approx(1 / 6, abs=1e-6)
     with pytest.raises(UserError, match="belong together"):
         evaluate.main(flags[:2])
@@ -397,7 +419,12 @@ def test_choosing_on_test_sets_warns(
     testing.main(flags)
     evaluate.main(flags)
     select_best.main(flags)
-    assert "WARNING" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "WARNING" not in told
+    assert "(arm points, rounds 0 to 0 of 0 to 1 are scored: by MAE" in told
+    select_best.main([*flags[:4], "--trials", "tiny"])
+    told = capsys.readouterr().out
+    assert "WARNING: trial tiny, arm points: rounds 0 to 0 of 0 to 1 are scored" in told
     select_best.main([*flags, "--on_test"])
     assert "WARNING: choosing on the test sets" in capsys.readouterr().out
 

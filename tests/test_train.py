@@ -511,6 +511,8 @@ def test_asked_points_count_as_random_ones_would(tiny: list[str]) -> None:
     assert class_weights(run, "points", 0) == (1.0, 1.0)
     assert class_weights(run, "random", 1) == (1.0, 1.0)
     assert class_weights(run, "dense", 0) == (1.0, 1.0)
+    write_points(run.points("points", 0), [])  # nobody could tell any of its pixels
+    assert class_weights(run, "points", 1) == (1.0, 1.0)
 
 
 def test_points_on_objects_are_not_weighted(tiny: list[str]) -> None:

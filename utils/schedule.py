@@ -3,7 +3,7 @@
 That falls in cosine cycles, each of which ends in a snapshot.
 
 Loshchilov & Hutter, "SGDR", ICLR 2017; Huang et al., "Snapshot Ensembles", ICLR 2017. The first
-cycle is the longest, so that the first snapshot is a trained network, as in fast geometric
+cycle may be the longest, so that the first snapshot is a trained network, as in fast geometric
 ensembling (Garipov et al., NeurIPS 2018).
 """
 

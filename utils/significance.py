@@ -23,9 +23,9 @@ Scores = Mapping[str, float]
 """Metric -> value."""
 
 RESAMPLES = 2000
-"""Draws of the bootstrap; the smallest p it can tell is about one in as many."""
+"""Draws of the bootstrap; the smallest p it can tell is about two in as many."""
 
-_HELD_OUT_BY = ("data_root", "trainset", "validation_fraction", "seed")
+_HELD_OUT_BY = ("data_root", "trainset", "validation_fraction", "seed", "grouped")
 
 
 class Spread(NamedTuple):
@@ -165,8 +165,8 @@ def notes(
     splits = {json.dumps([values[name] for name in _HELD_OUT_BY]) for values in settings.values()}
     if len(splits) > 1 and not on_test:
         lines.append(
-            "the trials hold out different images (these follow from seed, trainset and "
-            "validation_fraction): a part of the differences in the ranking is between those images"
+            "the trials hold out different images (these follow from seed, trainset, "
+            "validation_fraction and grouped): a part of the differences in the ranking is between those images"
         )
     return lines
 

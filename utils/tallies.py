@@ -14,6 +14,7 @@ as JSON, its name. One process at a time writes a log (`datasets.scoring.score_s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from utils.errors import UserError, disk_error
 from utils.files import atomic_path
+from utils.locks import in_use
 from utils.metrics import CONVENTIONS, PARTS, TALLY, SetScores
 from utils.metrics.summary import CHUNK
 
@@ -163,6 +165,24 @@ class TallyLog:
         with atomic_path(index) as temporary, open(temporary, "w", encoding="ascii") as file:
             file.writelines(lines)
         return read_tallies(self.path)
+
+
+def drop_others(path: Path, marks: NDArray[np.uint64]) -> None:
+    """Remove what other conventions kept of a set whose maps or masks have changed since.
+
+    Args:
+        path: the log of the convention that the set was scored by just now.
+        marks: of its maps, in order of name.
+    """
+    set_name, _, mine = path.name.removesuffix(SUFFIX).rpartition(".")
+    for convention in logs_in(path.parent).get(set_name, []):
+        other = log_path(path.parent, set_name, convention)
+        if convention != mine and not in_use(other.with_suffix(".lock")):
+            with contextlib.suppress(UserError):
+                if np.array_equal(_read_index(other)[0], marks):
+                    continue
+            other.unlink(missing_ok=True)
+            _index(other).unlink(missing_ok=True)
 
 
 def read_tallies(path: Path) -> Kept:

@@ -7,6 +7,7 @@ here needs the trial's process to be alive, nor PyTorch to be loaded.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -114,7 +115,7 @@ def _standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
 
 def _epochs_done(training: Path) -> int:
     """Return the whole epochs of a training; of a deep ensemble, of its newest member."""
-    members = training.glob("members/*/log.csv")
+    members = [p for p in training.glob("members/*/log.csv") if p.parent.name.isdecimal()]
     newest = max(members, key=lambda log: int(log.parent.name), default=training / "log.csv")
     return len(_rows(newest))
 
@@ -131,7 +132,9 @@ def _validation_score(run: RunFolder) -> str:
     logs = [path for top in (".", "random") for path in (run.root / top).glob("round_*/log.csv")]
     logs = [path for path in (*logs, run.root / "dense" / "log.csv") if path.exists()]
     rows = _rows(max(logs, key=lambda path: path.stat().st_mtime)) if logs else []
-    return f"validation MAE {float(rows[-1]['val_MAE']):.4f}" if rows else ""
+    with contextlib.suppress(ValueError, IndexError):
+        return f"validation MAE {float(rows[-1]['val_MAE']):.4f}"
+    return ""
 
 
 def _test_score(run: RunFolder) -> str:

@@ -81,7 +81,7 @@ def test_binarised_maps_can_be_had_soft() -> None:
 def test_enlarged_images_give_maps_of_their_own_size_and_features() -> None:
     """Features of several networks lie one after the other, each of unit length, mirrored back."""
     models, pictures = [network(4), network(5)], Pictures(2)
-    for scale, size in ((1.4, 32), (1.6, 64)):
+    for scale, size in ((1.4, 32), (1.6, 64), (2.5, 96)):
         (found,) = mean_maps(
             models, pictures, [[0, 1]], 2, MACHINE, True, scale=scale, with_features=True
         )

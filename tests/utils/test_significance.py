@@ -12,6 +12,7 @@ from utils.errors import UserError
 from utils.metrics import CONVENTIONS, SetScores, tally
 from utils.significance import (
     RESAMPLES,
+    Group,
     check_same_images,
     compare,
     comparison_notes,
@@ -63,7 +64,7 @@ def test_ratios_are_taken_within_a_trial_before_they_are_averaged():
 
 
 def settings(seed, **others):
-    where = {"data_root": "D", "trainset": "T", "validation_fraction": 0.1}
+    where = {"data_root": "D", "trainset": "T", "validation_fraction": 0.1, "grouped": False}
     losses = {"bce": 1.0, "iou": 1.0}
     return {"seed": seed, "lr": 0.1, "losses": losses, "device": "cpu", **where, **others}
 
@@ -91,6 +92,8 @@ def test_what_weakens_a_spread_is_told():
     two = {"a": settings(0), "b": settings(1)}
     assert "hold out different images" in told(two)[0]
     assert told(two, on_test=True) == []
+    grouped = {name: settings(0, grouped=name == "b") for name in "ab"}
+    assert "hold out different images" in notes([Group(["a", "b"], {})], grouped, False)[-1]
     again = {"a": settings(0), "b": settings(0)}
     (warning,) = told(again)
     assert "a, b repeat a seed" in warning

@@ -39,6 +39,13 @@ def write_log(folder: Path, epochs: int) -> None:
     write(folder / "log.csv", "epoch,val_MAE\n" + "".join(rows))
 
 
+def test_a_log_that_holds_no_number_hides_nothing(tmp_path: Path) -> None:
+    run = begin(tmp_path, "t3")
+    write(run.training("points", 0) / "log.csv", "epoch,val_MAE\n1,0.5\n2,\n")
+    write(run.training("points", 0) / "members" / "odd" / "log.csv", "epoch,val_MAE\n1,0.5\n")
+    assert standing(run, []).score == ""
+
+
 def squeue(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str, status: int = 0) -> None:
     """Fake Slurm's command."""
     text = "\n".join(lines)
