@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 import time
@@ -10,7 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from active_learning.answers import CANNOT_SAY, LABELS, Journal, counting, progress, standing
+from active_learning.answers import (
+    CANNOT_SAY,
+    LABELS,
+    Answer,
+    Journal,
+    counting,
+    progress,
+    standing,
+)
 from active_learning.questions import Pixel, Question, read_questions
 from config import Config
 from datasets.index import Sample
@@ -31,15 +40,20 @@ class HumanOracle:
 
     Args:
         ledger: every pixel that was told and used.
-        journal: every answer. What counts of them is read once.
+        journal: every answer. What counts of them is read once, when the first is wanted: it may be
+            changed until then.
     """
 
     def __init__(self, ledger: Path, journal: Path) -> None:
         self.path, self.journal = ledger, journal
         answered = read_points(ledger) if ledger.exists() else []
         self.ledger = {(point.image, point.x, point.y): point for point in answered}
-        found = standing(Journal(journal).answers())
-        self.said = {pixel: counting(answers) for pixel, answers in found.items()}
+
+    @functools.cached_property
+    def said(self) -> dict[Pixel, Answer | None]:
+        """The answer that counts of each pixel."""
+        found = standing(Journal(self.journal).answers())
+        return {pixel: counting(answers) for pixel, answers in found.items()}
 
     @property
     def people(self) -> dict[Pixel, tuple[str, float]]:

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -37,6 +39,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.label_stages import commit_of
 from config import FIELDS
 from utils import settings
 from utils.device import choose_machine
@@ -211,21 +214,11 @@ def _wait_for_group(leader: int) -> None:
         time.sleep(0.1)
 
 
-def commit() -> str:
-    """Return the commit of the code, empty where it is unknown."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    with contextlib.suppress(OSError):
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-        return found.stdout.strip()
-    return ""
-
-
-def result_of(part: Part, out: Path) -> Any:
-    """Return what a part has written, None where there is nothing."""
-    path = out / f"{part.name}.json"
+def result_path(part: Part, out: Path) -> Path:
+    """Return where a part writes its numbers."""
     if part.name == "report":
-        path = out / "experiment" / "results.json"
-    return read_json(path) if path.exists() else None
+        return out / "experiment" / "results.json"
+    return out / f"{part.name}.json"
 
 
 def run_parts(parts: Sequence[Part], args: argparse.Namespace, about: dict) -> dict[str, Any]:
@@ -236,19 +229,24 @@ def run_parts(parts: Sequence[Part], args: argparse.Namespace, about: dict) -> d
     for part in parts:
         before, left = known.get(part.name, {}), until - time.monotonic()
         left -= REPORT if part.name == "experiment" else 0
-        mine = {"commit": about["commit"], "device": about["device"]}
+        command = hashlib.blake2b(shlex.join(part.command).encode(), digest_size=8).hexdigest()
+        mine = {"commit": about["commit"], "device": about["device"], "command": command}
         again = args.again or part.name in ("experiment", "report")
         if not again and before.get("ended") == "done" and mine.items() <= before.items():
             found[part.name] = {**before, "ended": "done", "seconds": 0.0}
         elif left < 5:
-            found[part.name] = {"ended": "skipped: no time left", "seconds": 0.0}
+            found[part.name] = {"ended": "skipped: no time left", "seconds": 0.0, "result": None}
+            continue
         else:
+            if not again:  # the numbers of another commit, or of other flags
+                result_path(part, args.out).unlink(missing_ok=True)
             print(f"{part.name} ...", flush=True)
             ended, seconds = run_part(part, left, args.out / "logs" / f"{part.name}.log")
             found[part.name] = {"ended": ended, "seconds": round(seconds, 1), **mine}
             known[part.name] = found[part.name]
             write_json(note, known)
-        found[part.name]["result"] = result_of(part, args.out)
+        path = result_path(part, args.out)
+        found[part.name]["result"] = read_json(path) if path.exists() else None
     return found
 
 
@@ -291,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine = choose_machine(flags.get("device", "auto"), flags.get("precision", "auto"))
     cuda = machine.device.type == "cuda"
     device = torch.cuda.get_device_name(machine.device) if cuda else "cpu"
-    about = {"device": device, "torch": torch.__version__, "commit": commit()}
+    about = {"device": device, "torch": torch.__version__, "commit": commit_of(ROOT)}
     about |= {"date": date.today().isoformat(), "minutes": args.minutes}
     found = run_parts(list_parts(args, flags, cuda), args, about)
     rows = []

@@ -318,7 +318,7 @@ def as_flags(fields: Mapping[str, Any]) -> list[str]:
         if isinstance(value, bool):
             text.append(f"--{name}" if value else f"--no-{name}")
         elif isinstance(value, dict):
-            text += [f"--{name}", "+".join(f"{k}={v:g}" for k, v in value.items()) or ""]
+            text += [f"--{name}", "+".join(f"{k}={v}" for k, v in value.items()) or ""]
         else:
-            text += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+            text += [f"--{name}", str(value)]
     return text

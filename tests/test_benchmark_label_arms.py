@@ -47,6 +47,8 @@ def test_flags_are_read_as_the_settings_they_stand_for(tmp_path: Path) -> None:
         fields = {k: v for k, v in arm.settings.items() if k in FIELDS}
         parsed = vars(settings.make_parser("").parse(as_flags(fields)))
         assert parsed == fields, name
+    fields = {"lr": 0.00012345678, "losses_points": {"bce": 1 / 3}}
+    assert vars(settings.make_parser("").parse(as_flags(fields))) == fields
 
 
 def changed(config: Config, name: str) -> Config:

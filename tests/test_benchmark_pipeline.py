@@ -200,7 +200,15 @@ def test_what_is_done_failed_and_skipped(tmp_path: Path, monkeypatch: pytest.Mon
     assert log.read_text() == "fine\n", "run again"
     gpu.run_parts([good], args, {**about, "commit": "other"})
     assert log.read_text() == "fine\nfine\n"
+    numbers = tmp_path / "out" / "checks.json"
+    numbers.write_text("[1]")
+    assert gpu.run_parts([good], args, {**about, "commit": "other"})["checks"]["result"] == [1]
+    other = gpu.Part("checks", [*good.command, "--size", "64"], 30.0)
+    assert gpu.run_parts([other], args, {**about, "commit": "other"})["checks"]["result"] is None
+    assert log.read_text() == "fine\n" * 3
     args.minutes = 0.1
+    numbers.with_name("network.json").write_text("[2]")  # of another time
+    assert gpu.run_parts([bad], args, about)["network"]["result"] is None
     assert gpu.run_parts([bad], args, about)["network"]["ended"] == "skipped: no time left"
 
 

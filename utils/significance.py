@@ -166,7 +166,8 @@ def notes(
     if len(splits) > 1 and not on_test:
         lines.append(
             "the trials hold out different images (these follow from seed, trainset, "
-            "validation_fraction and grouped): a part of the differences in the ranking is between those images"
+            "validation_fraction and grouped): a part of the differences in the ranking is between "
+            "those images"
         )
     return lines
 

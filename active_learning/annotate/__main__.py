@@ -7,6 +7,7 @@ says otherwise, and then a ``--token`` must be known.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from active_learning.annotate.queue import ORDERS
@@ -25,7 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(
             "--port", type=int, help=f"port (default: {PORT}, or the next one that is free)"
         )
-        parser.add_argument("--token", default="", help="what a browser must know")
+        parser.add_argument(
+            "--token",
+            default=os.environ.get("GCO_TOKEN", ""),
+            help="what a browser must know (default: the environment's GCO_TOKEN, which other "
+            "users of this machine do not see)",
+        )
         parser.add_argument(
             "--order",
             choices=ORDERS,

@@ -103,7 +103,10 @@ async function ask() {
       tell("");
       return found;
     } catch (error) {
-      if (error instanceof Refused && error.status === 400) return void askName();
+      if (error instanceof Refused && error.status === 400) {
+        notice(error.message);
+        return void askName();
+      }
       const away = server?.stage === "training" ? MESSAGES.training : "The server is away.";
       tell(error instanceof Refused ? error.message : `${away} This page looks again by itself.`);
       await wait(LOOK_AGAIN);
@@ -271,7 +274,8 @@ function zoom(by) {
   level = Math.min(Math.max(level + by, 0), LEVELS.length - 1);
   if (!shown) return;
   draw();
-  if (!busy) loadInset().then((place) => place()).catch(() => {});
+  const [of, at] = [shown, level];
+  if (!busy) loadInset().then((place) => { if (shown === of && level === at) place(); }).catch(() => {});
 }
 
 function toggleRegion() {

@@ -82,7 +82,11 @@ class Queue:
             self._files = []
             self._sync()
             self._known = {q.pixel: q for questions, _ in files for q in questions}
-            self._closed = {q.pixel for questions, closed in files if closed for q in questions}
+            pixels = {True: set(), False: set()}
+            for questions, closed in files:
+                pixels[bool(closed)].update(q.pixel for q in questions)
+            # What a closed round had in reserve may be asked by a later one.
+            self._closed = pixels[True] - pixels[False]
             for questions, closed in files:
                 images = {i: [*asked, *spare] for i, (asked, spare) in by_image(questions).items()}
                 file = QuestionsFile(images, closed)
@@ -92,6 +96,8 @@ class Queue:
                 self._files.append(file)
             for pixel in self._standing:
                 self._note_second(pixel)
+            for image in self._skipped:
+                self._leave_out(image)
 
     def take(self, annotator: str, count: int) -> list[Question]:
         """Give an annotator the next questions, the first of which is to be shown.
@@ -136,7 +142,8 @@ class Queue:
             UserError: the disk is full or cannot be written; nothing has changed then.
         """
         with self._lock:
-            self.leases.renew(annotator)
+            if not annotator.startswith(REVIEWER):  # who answers no questions shares none of them
+                self.leases.renew(annotator)
             return self._write(annotator, pixel, said, seconds, request)
 
     def skip_image(self, image: str) -> None:
@@ -144,8 +151,7 @@ class Queue:
         with self._lock:
             self._skipped.add(image)
             self._sync()
-            for pixel in [p for p in self._known if p[0] == image and p not in self._standing]:
-                self._write(UNREADABLE, pixel, CANNOT_SAY, 0.0)
+            self._leave_out(image)
 
     def mine(self, annotator: str, most: int) -> list[Answer]:
         """Return what stands of an annotator and may be changed, the latest first."""
@@ -183,6 +189,10 @@ class Queue:
                     if stands or not question.reserve:
                         found[question.pixel] = (question, list(stands), file.closed)
             return list(found.values())
+
+    def _leave_out(self, image: str) -> None:
+        for pixel in [p for p in self._known if p[0] == image and p not in self._standing]:
+            self._write(UNREADABLE, pixel, CANNOT_SAY, 0.0)
 
     def _write(
         self, annotator: str, pixel: Pixel, said: str, seconds: float, request: str = ""

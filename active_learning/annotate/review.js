@@ -9,6 +9,8 @@ let listed = { images: [], total: 0 };
 let image = null;
 let chosen = 0; // which of its points
 let busy = false;
+let wanted; // the picture that is shown, or will be as soon as it is there
+let opened = 0; // pictures asked for, as lists below
 let asked = 0; // lists asked for: of two that overtake each other the later counts
 
 /** Ask until the server answers; what it refuses is told. */
@@ -66,23 +68,27 @@ function mark(kind, text, className = "") {
 }
 
 async function open(picture) {
+  const turn = ++opened;
   byId("frame").hidden = picture === undefined;
   byId("message").hidden = picture !== undefined;
   byId("message").textContent = "No answers to look at.";
+  wanted = picture;
   if (picture === undefined) {
     image = null;
     byId("points").replaceChildren();
     return;
   }
   const reply = await ask("/api/image", { picture });
-  if (!reply) return;
+  if (!reply || turn !== opened) return;
+  let place = () => tell(`${reply.image} cannot be shown.`);
+  image = null; // until the picture is there, no key means a pixel of it, nor one of the last
+  try {
+    place = await load("picture", pictureOf(reply, listed.version));
+  } catch {}
+  if (turn !== opened) return;
   image = reply;
   chosen = 0;
-  try {
-    (await load("picture", pictureOf(image, listed.version)))();
-  } catch {
-    tell(`${image.image} cannot be shown.`);
-  }
+  place();
   for (const button of byId("images").querySelectorAll("button")) {
     const current = Number(button.dataset.picture) === picture;
     button.setAttribute("aria-current", current);
@@ -107,7 +113,9 @@ function render() {
   const point = image.points[chosen];
   if (!point) return;
   const side = LEVELS[1][1];
-  load("near", insetOf(point, listed.version, side)).then((place) => place()).catch(() => {});
+  load("near", insetOf(point, listed.version, side))
+    .then((place) => { if (image?.points[chosen] === point) place(); })
+    .catch(() => {});
   frameInset(point, side);
   for (const button of document.querySelectorAll("#answers button")) {
     button.setAttribute("aria-pressed", button.dataset.answer === point.label);
@@ -169,13 +177,13 @@ async function answer(said) {
     answer: said, seconds: 0, id: newId(),
   });
   busy = false;
-  if (!reply) return;
+  if (!reply || image?.picture !== reply.picture) return;
   image = reply;
   render();
 }
 
 function next(by) {
-  const at = listed.images.findIndex((one) => one.picture === image?.picture);
+  const at = listed.images.findIndex((one) => one.picture === wanted);
   const to = listed.images[at + by];
   if (to) open(to.picture);
 }
@@ -192,7 +200,8 @@ const KEYS = {
 };
 document.addEventListener("keydown", (event) => {
   const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-  if (!act || (notForUs(event) && !event.key.startsWith("Arrow")) || event.target.matches("input")) return;
+  if (!act || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input")) return;
+  if (notForUs(event) && !event.key.startsWith("Arrow")) return; // arrows may be held down
   event.preventDefault();
   act();
 });

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from active_learning.answers import Answer
 from active_learning.exchange.tasks import (
@@ -137,7 +137,7 @@ def _image_of(data: dict[str, Any], pictures: Pictures, where: str) -> str:
         raise UserError(f"{where}: neither name nor image is told in its data: mend it")
     try:
         parts = urlsplit(address)
-        path = "".join(parse_qs(parts.query).get("d", [])) or parts.path
+        path = "".join(parse_qs(parts.query).get("d", [])) or unquote(parts.path)
     except ValueError:
         raise UserError(f"{where}: image {told(address)} is no address: mend it") from None
     return pictures.find(path) or address

@@ -15,6 +15,7 @@ from active_learning.answers import (
     Answer,
     Standing,
     check_annotator,
+    label_of,
     now,
     progress,
 )
@@ -204,7 +205,7 @@ def take_in(
             continue
         if before := standing.get(pixel, ()):
             said = {answer.annotator: answer.answer for answer in before}
-            stands = said.get(one.annotator, before[0].answer)
+            stands = said.get(one.annotator) or label_of(before) or before[0].answer
         else:
             stands = heard.get((pixel, one.annotator), "")
         if not stands:

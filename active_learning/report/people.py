@@ -126,14 +126,17 @@ def cost(trial: Trial) -> Html:
 
 def _by_round(trial: Trial, whole: Cost) -> Html:
     """Return what each round cost, in the order in which they are answered."""
-    place_of: dict[Pixel, tuple[str, int]] = {}
+    places_of: dict[Pixel, list[tuple[str, int]]] = {}
     for place, questions in trial.questions.items():
         for question in questions:
-            place_of.setdefault(question.pixel, place)
+            places_of.setdefault(question.pixel, []).append(place)
     of_place: dict[tuple[str, int], list[Answer]] = {}
     for answer in trial.clicks:
-        if answer.pixel in place_of:
-            of_place.setdefault(place_of[answer.pixel], []).append(answer)
+        # What one round had in reserve, and did not need, another may have asked.
+        places = places_of.get(answer.pixel, [])
+        of_round = [place for place in places if place[1] == answer.round]
+        for place in (of_round or places)[:1]:
+            of_place.setdefault(place, []).append(answer)
     lines, so_far = [], 0.0
     for place in (place for place in trial.questions if place in of_place):
         cost = cost_of(of_place[place])

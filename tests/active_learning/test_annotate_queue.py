@@ -246,6 +246,32 @@ def test_an_image_that_cannot_be_shown_is_complete_and_asked_of_nobody() -> None
     assert said == ["s", "s"]
     assert queue.counts().short == 1
     assert queue.leases.alive() == {"ann", "bob"}
+    # Nor is anything asked about it in a later round.
+    first = questions(2, 2, spare=1)
+    queue.load([(first, False), (questions(2, 1, index=1), False)])
+    work_off(queue, "ann")
+    work_off(queue, "bob")
+    assert not [q for q in queue.take("cyd", 9) if q.image == "0.png"]
+    assert queue.counts().told == queue.counts().wanted
+
+
+def test_what_a_closed_round_had_in_reserve_may_be_answered_in_a_later_one() -> None:
+    first = questions(1, 1, spare=1)
+    queue, _ = make(first)
+    work_off(queue, "ann")
+    asked_later = first[1]._replace(round=1, reserve=False)
+    queue.load([(first, True), ([asked_later], False)])
+    assert work_off(queue, "ann") == [asked_later.pixel]
+    assert [one.pixel for one in queue.mine("ann", 9)] == [asked_later.pixel]
+    assert queue.answer("ann", asked_later.pixel, "u", 0.0)
+    assert queue.take("ann", 1) == [asked_later]
+
+
+def test_who_reviews_shares_no_questions() -> None:
+    queue, _ = make(questions(1, 2))
+    queue.take("ann", 1)
+    queue.answer("review:ann", ("0.png", 0, 0), "f", 0.0)
+    assert queue.leases.alive() == {"ann"}
 
 
 @settings(max_examples=60)

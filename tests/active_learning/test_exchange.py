@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def mark_in_label_studio(file: Path, label: Callable[[str, float, float], str]) 
             place = keypoint["value"]["x"], keypoint["value"]["y"]
             keypoint["value"]["keypointlabels"] = [label(task["data"]["name"], *place)]
         name = task["data"].pop("name").split("/")[-1]
-        task["data"]["image"] = f"/data/upload/1/0123abcd-{name}"
+        task["data"]["image"] = f"/data/upload/1/0123abcd-{quote(name)}"
         seconds = 2.0 * len(result)
         task["annotations"] = [{"result": result, "completed_by": 7, "lead_time": seconds}]
         task["id"] = number
@@ -282,6 +283,15 @@ def test_what_stands_stands() -> None:
     assert re.fullmatch(r"20\d\d-.*Z", taken.new[1].time)
     assert (taken.known, taken.not_asked) == (2, 1)
     assert taken.contradicting == [found[0], found[2], found[5]]
+
+
+def test_what_a_reviewer_said_is_what_stands() -> None:
+    question = Question("a", 1, 2, 3, False)
+    said = (("f", "ann"), ("b", "review:bob"))
+    stands = {question.pixel: [Answer("a", 1, 2, word, 3, who, 1.0, TIME) for word, who in said]}
+    found = [Found("a", 1, 2, word, "cid", 0.0, "") for word in "bf"]
+    taken = take_in(found, {question.pixel: question}, stands)
+    assert (taken.new, taken.known, taken.contradicting) == ([], 1, [found[1]])
 
 
 @pytest.mark.parametrize("count", [1, SHOWN, SHOWN + 2])

@@ -67,6 +67,16 @@ def test_answers_become_points_and_stand_in_the_ledger(tmp_path, journal):
     assert read_points(oracle.path)[0] == Point("a.png", 3, 0, 1, 4)
 
 
+def test_an_answer_may_be_changed_until_the_first_is_used(tmp_path, journal):
+    sample = Sample("a.png", tmp_path / "a.png", tmp_path / "m.png", "TR", "")
+    journal.append(said("f"))
+    oracle = make_oracle(tmp_path, journal)
+    journal.append(said("b"))
+    assert oracle.ask(sample, np.array([[0, 0]]), 0) == [Point("a.png", 0, 0, 0, 0)]
+    journal.append(said("f"))
+    assert oracle.ask(sample, np.array([[0, 0]]), 0) == [Point("a.png", 0, 0, 0, 0)]
+
+
 def test_nobody_answers_for_people(tmp_path, journal):
     sample = Sample("a.png", tmp_path / "a.png", tmp_path / "m.png", "TR", "")
     journal.append(said("f", 0))
