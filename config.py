@@ -127,7 +127,7 @@ class Config:
     pepper: float = knob(0.001, "share of the pixels turned black or white")
 
     # Active learning
-    rounds: int = knob(5, "rounds of questions, the first (random) one included")
+    rounds: int = knob(2, "rounds of questions, the first (random) one included")
     train_every: int = knob(
         1,
         "train after the first round, every n-th one after it, and the last; each round's "

@@ -290,7 +290,6 @@ def test_a_training_that_had_other_settings_is_refused(flags: list[str]) -> None
         (["--seeds", "0"], "--seeds 0"),
         (["--size", "48"], "--size 48"),
         (["--testsets", ""], "--testsets are needed"),
-        (["--data_root", ""], "--data_root, "),
         (["--refiner", "map"], "no groups and no parts"),
         (["--grouped"], "no groups and no parts"),
         (["--backbone", "resnet19"], "backbone 'resnet19'"),

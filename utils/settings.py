@@ -187,7 +187,7 @@ def resolve(flags: dict[str, Any]) -> Config:
     # Folders may have been moved or renamed since: they are where this file was found.
     saved = dataclasses.replace(from_dict(read_json(path), str(path)), trial=trial)
     human = flags.get("oracle", saved.oracle) == "human"
-    sample = flags.get("data_root", saved.data_root) == SAMPLE["data_root"]
+    sample = flags.get("data_root", saved.data_root) in ("", SAMPLE["data_root"])
     follow = _changed_start(saved, flags.get("preset", saved.preset), sample, human)
     config = dataclasses.replace(saved, **{"runs": defaults.runs, **follow, **flags})
     _require_trainset(config)
