@@ -13,15 +13,26 @@ use_environment() {
     PYTHON="$venv/bin/python"
     stamp="$venv/.installed-$purpose"
     wanted="$(cat "$ROOT/requirements.txt" "$requirements" | cksum)"
-    if [ -x "$PYTHON" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    if is_installed; then return; fi
+    base="$(find_python)"
+    # Two that begin together would install into it at once: the second one waits for the first.
+    mkdir -p "$venv"
+    exec 9> "$venv/.lock"
+    if command -v flock > /dev/null; then flock 9; fi
+    if is_installed; then
+        exec 9>&-
         return
     fi
-    base="$(find_python)"
     echo "setting up the environment in $venv (once; it downloads some gigabytes)" >&2
     "$base" -m venv "$venv"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements" >&2
     "$PYTHON" -c "import torch, torchvision, cv2; cv2.ximgproc"
     echo "$wanted" > "$stamp"
+    exec 9>&-
+}
+
+is_installed() { # whether what use_environment wants is there
+    [ -x "$PYTHON" ] && [ "$(cat "$stamp" 2> /dev/null)" = "$wanted" ]
 }
 
 find_python() {
