@@ -43,9 +43,10 @@ class Agreement(NamedTuple):
         table: pixels by the answer of the first (row) and of the second, in order of `CLASSES`.
         kappa: None where it is undefined: there is no pixel, or both gave one and the same answer
             throughout, so that chance alone would explain it.
-        low, high: 95 % interval over the choice of pixels (bootstrap), None without kappa. Pixels
-            count as independent, which those of one image are not quite, so it is narrow rather
-            than wide.
+        low, high: 95 % interval over the choice of pixels (bootstrap); None without kappa, and
+            where no draw gives another one: so few pixels, or all alike, tell nothing of others.
+            Pixels count as independent, which those of one image are not quite, so it is narrow
+            rather than wide.
     """
 
     first: str
@@ -150,11 +151,11 @@ def _opinions(answers: Sequence[Answer]) -> list[Answer]:
     ]
 
 
-def _interval(table: np.ndarray) -> tuple[float, float]:
-    """Return the 2.5th and 97.5th percentile of kappa when the pixels are drawn anew."""
+def _interval(table: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """Return the 2.5th and 97.5th percentile of kappa when the pixels are drawn anew, if any."""
     total = int(table.sum())
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(total, table.ravel() / total, size=DRAWS)
     found = kappas(drawn.reshape(-1, *table.shape).astype(np.float64))
     low, high = np.nanpercentile(found, (2.5, 97.5))
-    return float(low), float(high)
+    return (float(low), float(high)) if low < high else (None, None)

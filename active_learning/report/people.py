@@ -195,7 +195,8 @@ def agreement(trial: Trial) -> Html:
 def _agreement_line(name: object, one: Agreement) -> list[object]:
     if one.kappa is None:
         return [name, one.pixels, one.alike, "undefined", one.why_undefined()]
-    interval = f"{one.low:.2f} to {one.high:.2f}"
+    known = one.low is not None
+    interval = f"{one.low:.2f} to {one.high:.2f}" if known else "unknown: too few, or all alike"
     return [name, one.pixels, one.alike, f"{one.kappa:.3f}", interval]
 
 

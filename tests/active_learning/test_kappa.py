@@ -67,8 +67,16 @@ def test_as_the_definition_has_it(pairs: list[tuple[str, str]]) -> None:
     assert found.kappa == (None if wanted is None else pytest.approx(wanted))
     mirrored = agreement_of("b", "a", [(other, one) for one, other in pairs])
     assert mirrored.kappa == found.kappa
-    if found.kappa is not None:
-        assert -1 <= found.low <= found.high <= 1
+    if found.low is not None:
+        assert -1 <= found.low < found.high <= 1
+    assert (found.low is None) == (found.high is None)
+
+
+@pytest.mark.parametrize("pairs", [[("f", "f"), ("b", "b")] * 9, [("f", "b")]])
+def test_what_every_draw_would_say_has_no_interval(pairs: list[tuple[str, str]]) -> None:
+    found = agreement_of("a", "b", pairs)
+    assert found.kappa is not None
+    assert found.low is found.high is None
 
 
 def test_many_tables_at_once() -> None:

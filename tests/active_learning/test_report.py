@@ -334,7 +334,6 @@ def test_balance_errors_and_agreement(whole: tuple[RunFolder, str, Page]) -> Non
 def test_settings_that_differ(whole: tuple[RunFolder, str, Page]) -> None:
     _, _, page = whole
     rows = {row[0]: row[1:] for row in page.sections["settings-other-than-the-defaults"] if row}
-    assert rows["rounds"] == ["2", "5"]
     assert rows["trainset"] == ["SET", "empty"]
     assert rows["oracle"] == ["human", "mask"]
     assert "epochs" not in rows
