@@ -65,7 +65,7 @@ def headline(trial: Trial) -> Html:
     if trial.clicks:
         cost = cost_of(trial.clicks)
         tiles |= {"clicks": cost.clicks, "minutes": _told(cost.minutes, 1)}
-        tiles |= {"points a minute": _told(cost.rate, 1)}
+        tiles |= {"answers a minute": _told(cost.rate, 1)}
     points = [len(one.points) for one in trial.rounds if one.arm == "points"]
     images = {point.image for one in trial.rounds if one.arm == "points" for point in one.points}
     tiles |= {"labels": sum(points), "images": len(images)}
@@ -106,7 +106,7 @@ def cost(trial: Trial) -> Html:
     lines = [_line(annotator_name(name), cost_of(people[name])) for name in names]
     lines.append(_line("all", whole))
     header = ["annotator", "clicks", "answers", "can't say", "taken back", "seconds, median"]
-    header += ["seconds, mean", "points a minute", "minutes"]
+    header += ["seconds, mean", "answers a minute", "minutes"]
     notes = ["Seconds go from a pixel being shown to its answer, breaks cut short."]
     without = whole.answers - len(whole.measured)
     if without and whole.measured:
