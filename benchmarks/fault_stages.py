@@ -337,7 +337,10 @@ def _differ(one: Path, other: Path, name: str) -> bool:
 def _result(path: Path) -> Any:
     """Return what a file says, without the seconds that it took."""
     if path.suffix == ".pth":
-        return torch.load(path, weights_only=True)
+        try:
+            return torch.load(path, weights_only=True)
+        except RuntimeError as error:  # told with its name, as what differs
+            return f"unreadable: {error}"
     if path.suffix == ".npz":
         with np.load(path) as stored:
             return dict(stored)
