@@ -115,7 +115,8 @@ class Injection:
     def fsync(self, handle: int) -> None:
         """Stand in for ``os.fsync``."""
         name = self._inside(os.readlink(f"/proc/self/fd/{handle}"))
-        if name:
+        # A file that a new link points at is flushed with it, but it is not being written.
+        if name in self._opened:
             self.tell(_HALF, name)
         self._fsync(handle)
 

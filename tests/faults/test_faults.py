@@ -16,7 +16,7 @@ import pytest
 from benchmarks.fault_injection import KINDS, Injection, terminate
 from benchmarks.fault_stages import Pipeline, Stage, forked
 from benchmarks.faults import ASKED, FULL, KILLED, Case, attempt, cases
-from utils.files import read_json, write_text
+from utils.files import atomic_path, read_json, write_text
 from utils.stages import run_stage
 from utils.stopping import EXIT_STOPPED, finishing
 
@@ -61,6 +61,15 @@ def careful(argv: Any) -> int:
     return 0
 
 
+def linking(argv: Any) -> int:
+    """A stage that puts a link to a whole file in place."""
+    folder = Path(argv[argv.index("--runs") + 1])
+    with atomic_path(folder / "best.pth") as temporary:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to("weights.pth")
+    return 0
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Pipeline:
     """A pipeline without stages, that needs no data."""
@@ -89,6 +98,15 @@ def test_and_nothing_in_a_careful_one_at_any_change(small: Pipeline) -> None:
     found = troubles(small, careful)
     assert set(found.values()) == {""}
     assert {kind for what, kind in found if what == KILLED} >= set(KINDS[:4])
+
+
+def test_what_a_link_points_at_is_not_halved(small: Pipeline) -> None:
+    """It may be one file with the copy that runs are compared with."""
+    small.runs.mkdir()
+    (small.runs / "weights.pth").write_bytes(b"whole")
+    assert set(troubles(small, linking).values()) == {""}
+    kept = [path.read_bytes() for path in (small.home / "kept").rglob("weights.pth")]
+    assert kept == [b"whole"] * 2
 
 
 def saving(argv: Any) -> int:
