@@ -154,7 +154,8 @@ class Pipeline:
         Raises:
             RuntimeError: a stage failed.
         """
-        self.home.mkdir(parents=True, exist_ok=True)
+        # There as in every run after it: making it would be one change more.
+        self.runs.mkdir(parents=True, exist_ok=True)
         if not (self.home / "data").exists():
             forked(lambda: make_sample(self.home / "data", 8, 2, 48), self.home / "log")
         for index, stage in enumerate(self.stages):

@@ -61,6 +61,14 @@ def careful(argv: Any) -> int:
     return 0
 
 
+def nesting(argv: Any) -> int:
+    """A stage that makes a folder in that of all runs, which may not be there."""
+    folder = Path(argv[argv.index("--runs") + 1]) / "tiny"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "a.txt", "text")
+    return 0
+
+
 def linking(argv: Any) -> int:
     """A stage that puts a link to a whole file in place."""
     folder = Path(argv[argv.index("--runs") + 1])
@@ -98,6 +106,10 @@ def test_and_nothing_in_a_careful_one_at_any_change(small: Pipeline) -> None:
     found = troubles(small, careful)
     assert set(found.values()) == {""}
     assert {kind for what, kind in found if what == KILLED} >= set(KINDS[:4])
+
+
+def test_the_first_stage_makes_as_many_changes_when_it_is_disturbed(small: Pipeline) -> None:
+    assert set(troubles(small, nesting).values()) == {""}
 
 
 def test_what_a_link_points_at_is_not_halved(small: Pipeline) -> None:
