@@ -109,6 +109,19 @@ def test_maps_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob("*.png"))
 
 
+def test_repeatable_algorithms_serve_any_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(testing, "make_deterministic", lambda: asked.append(True))
+    where = ["--input", str(paint(tmp_path / "x", "a")), "--output", str(tmp_path / "out")]
+    where += ["--checkpoint", str(save(tmp_path / "n.pth", 1)), "--device", "cpu"]
+    testing.main(where)
+    assert asked == []
+    testing.main([*where, "--deterministic"])
+    assert asked == [True]
+
+
 def test_hidden_files_and_leftovers_of_archives_are_no_pictures(tmp_path: Path) -> None:
     network, folder = save(tmp_path / "n.pth", 1), paint(tmp_path / "x", "a", "__MACOSX/b", ".d/c")
     (folder / "._a.png").write_bytes(b"resource fork")

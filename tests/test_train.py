@@ -411,6 +411,22 @@ def test_batch_norm_sees_no_single_image(tiny: list[str]) -> None:
         train._require_shares(config, 7)
 
 
+def test_every_member_draws_its_own_in_every_process(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of([*tiny, "--ensemble", "deep", "--arm", "dense"])
+    drawn: list[int] = []
+    trainers = [train.Trainer(config, "dense", 0, member) for member in (0, 1)]
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(torch, "manual_seed", drawn.append)
+    batch = Batch(torch.empty(4), torch.empty(4), torch.arange(4), torch.zeros(4))
+    for trainer in trainers:
+        trainer._placed(batch, [(0, index) for index in range(4)])
+    assert len(set(drawn)) == 2
+
+
 def test_other_pictures_than_those_it_began_with_are_told(
     tiny: list[str], sample_root: Path, tmp_path: Path
 ) -> None:

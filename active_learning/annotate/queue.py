@@ -82,11 +82,9 @@ class Queue:
             self._files = []
             self._sync()
             self._known = {q.pixel: q for questions, _ in files for q in questions}
-            pixels = {True: set(), False: set()}
-            for questions, closed in files:
-                pixels[bool(closed)].update(q.pixel for q in questions)
             # What a closed round had in reserve may be asked by a later one.
-            self._closed = pixels[True] - pixels[False]
+            still_asked = {q.pixel for questions, closed in files if not closed for q in questions}
+            self._closed = self._known.keys() - still_asked
             for questions, closed in files:
                 images = {i: [*asked, *spare] for i, (asked, spare) in by_image(questions).items()}
                 file = QuestionsFile(images, closed)

@@ -7,6 +7,7 @@ import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,6 +17,7 @@ import pytest
 from active_learning.answers import Answer, Journal
 from active_learning.kappa import overall
 from active_learning.questions import Question, write_questions
+from active_learning.report import people
 from active_learning.report.__main__ import PARTS, main
 from active_learning.report.people import cost_of
 from active_learning.report.trial import Trial
@@ -329,6 +331,17 @@ def test_balance_errors_and_agreement(whole: tuple[RunFolder, str, Page]) -> Non
     told = page.row("agreement-of-annotators", f"{HACKER} and ann")
     assert told[0] == "9"
     assert page.row("questions-and-answers", "round 1")[0] == "4"
+
+
+def test_an_answer_counts_in_the_round_that_asked() -> None:
+    """Not where its pixel was in reserve, and not needed."""
+    first = [Question("a", 0, 0, 0, False), Question("a", 1, 0, 0, True)]
+    questions = {("points", 0): first, ("points", 1): [Question("a", 1, 0, 1, False)]}
+    clicks = [Answer("a", x, 0, "f", x, "ann", 1.0, TIME) for x in (0, 1)]
+    trial = SimpleNamespace(questions=questions, clicks=clicks)
+    text = str(people._by_round(trial, cost_of(clicks)))
+    found = re.findall(r"(round \d).*?<td[^>]*>(\d+)</td>", text)
+    assert found == [("round 0", "1"), ("round 1", "1")], text
 
 
 def test_settings_that_differ(whole: tuple[RunFolder, str, Page]) -> None:

@@ -350,6 +350,49 @@ def test_a_reviewer_at_the_keyboard(trial: Config, served: int, new_page: Opener
     page.wait_for_selector("text=review:eve", state="hidden")
 
 
+def test_a_slow_picture_does_not_take_the_place_of_a_later_one(
+    trial: Config, served: int, new_page: Opener
+) -> None:
+    """Nor is a pixel of it answered while it is not there; and keys of the browser stay its own."""
+    page, held = new_page(), []
+    enter(page, served, "eve")
+    answer_all(page, masks_of(trial))
+    said = len(rows(trial))
+    page.goto(f"http://127.0.0.1:{served}/review")
+    page.wait_for_selector("#points [aria-current=true]")
+    listed = page.query_selector_all("#images button")
+    numbers = [one.get_attribute("data-picture") for one in listed]
+    page.route(f"**/picture/{numbers[1]}?*", lambda route: held.append(route))
+    page.keyboard.press("Alt+ArrowRight")
+    page.wait_for_timeout(200)
+    assert not held
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(200)
+    page.keyboard.press("s")
+    page.wait_for_timeout(200)
+    assert len(rows(trial)) == said
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(f"#images [data-picture='{numbers[2]}'][aria-current=true]")
+    held[0].continue_()
+    page.wait_for_timeout(300)
+    assert page.get_attribute("#picture", "src").startswith(f"/picture/{numbers[2]}?")
+    page.keyboard.press("s")
+    page.wait_for_selector("text=review:eve")
+    answers = Journal(RunFolder(trial.run_folder).journal).answers()
+    shown_now = page.inner_text("#images [aria-current=true]")
+    assert [answer.image for answer in answers[said:]] == [shown_now]
+
+
+def test_why_a_name_is_refused_is_told(trial: Config, served: int, new_page: Opener) -> None:
+    page = new_page()
+    page.goto(f"http://127.0.0.1:{served}/")
+    page.fill("#name", "e\u200dve")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#notice:not([hidden])")
+    assert "annotator" in page.inner_text("#notice")
+    assert page.is_visible("#who")
+
+
 def test_a_change_that_comes_too_late_is_told(trial: Config, served: int, new_page: Opener) -> None:
     page = new_page()
     enter(page, served, "ann")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import active_learning.maps as looked
 import active_learning.query as query
 from active_learning.agreement import agree
 from active_learning.attacks import ATTACKS, AttackSettings
@@ -154,6 +155,18 @@ def test_what_was_answered_reaches_the_look_at_the_pool(world, asked, tmp_path, 
             expected = count_labels(points, pixels, config.size)
             assert expected.sum() == len(points) > 0
             assert np.array_equal(seen["answers"](index), expected)
+
+
+def test_who_asks_at_random_looks_at_no_group(world, monkeypatch):
+    """But with the newest network, whose features the diversity rules want."""
+    networks, seen = [object(), object()], []
+    monkeypatch.setattr(looked, "_view", lambda network, *_: seen.append(network))
+    monkeypatch.setattr(looked, "_batch_maps", lambda images, views, batch, *_: [None] * len(batch))
+    for acquisition, wanted in (("random", networks[1:]), ("entropy", networks)):
+        config = dataclasses.replace(world.config, binarise="decoder", acquisition=acquisition)
+        seen.clear()
+        list(pool_maps(pool_images(world, ["tiny.png"]), networks, config, CPU, "key"))
+        assert seen == wanted
 
 
 def maps_of(world, images, config):
