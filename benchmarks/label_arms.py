@@ -84,6 +84,9 @@ ARMS: dict[str, Arm] = {
     "pool": Arm("points spent where the pool is most uncertain", {"spend": "pool"}),
     # The default without one of its parts
     "no_attack": Arm("entropy, no attack", {"attack": "none", "acquisition": "entropy"}),
+    "balent_diverse": Arm(
+        "balanced entropy, no attack", {"attack": "none", "acquisition": "balent"}
+    ),
     "one_snapshot": Arm("questions to the newest snapshot alone", {"ensemble": "newest"}),
     "no_neighbours": Arm("no vote of neighbours", {"vote_kernel": 1}),
     "no_diversity": Arm("the most uncertain candidates", {"diversity": "top_k"}),
