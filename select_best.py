@@ -123,9 +123,10 @@ def checkpoint_path(run: RunFolder, name: str) -> str:
     """Return the file of a checkpoint, as noted beside its maps; UserError if it is not."""
     note = run.predictions / name / "made_from.json"
     made = read_json(note)
-    if not isinstance(made, dict) or not isinstance(made.get("checkpoint"), str):
+    named = made.get("checkpoint") if isinstance(made, dict) else None
+    if not isinstance(named, str) or "\0" in named:
         raise UserError(f"{note}: does not name the checkpoint: run test.py again")
-    return str(run.root / made["checkpoint"])
+    return str(run.root / named)
 
 
 def read_trial(run: RunFolder, sets: Sequence[str]) -> list[Row]:

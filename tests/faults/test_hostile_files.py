@@ -33,6 +33,7 @@ from datasets.round_sheet import read_sheet
 from datasets.superpixels import SuperpixelCache, read_label_map
 from models import build_model
 from models.stored import load_model
+from select_best import checkpoint_path
 from test import test_folder as segment_folder
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.device import choose_machine
@@ -40,6 +41,7 @@ from utils.errors import UserError
 from utils.files import read_json, read_object, write_json
 from utils.metrics import METRICS, PARTS
 from utils.ranking import check_numbers
+from utils.run_folder import RunFolder
 from utils.scores import read_scores, write_scores
 from utils.settings import check_names, resolve, to_dict
 from utils.tallies import TallyLog, make_record, read_tallies
@@ -181,6 +183,16 @@ def test_json_that_is_no_object(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match="holds no JSON object"):
         read_object(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"checkpoint": 3}', '{"checkpoint": "a\\u0000"}'])
+def test_a_note_of_maps_that_names_no_checkpoint(tmp_path: Path, text: str) -> None:
+    run = RunFolder(tmp_path)
+    note = run.predictions / "best" / "made_from.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(text)
+    with pytest.raises(UserError, match="does not name the checkpoint"):
+        checkpoint_path(run, "best")
 
 
 @pytest.mark.parametrize(
