@@ -18,7 +18,9 @@ from pathlib import Path
 from utils.cli import Parser
 from utils.cores import core_count
 from utils.errors import EXIT_INTERRUPTED, UserError, run_script
+from utils.run_folder import RunFolder
 from utils.stopping import EXIT_STOPPED
+from utils.trial_status import standing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,7 +102,13 @@ class Trials:
         told = {0: "finished", EXIT_STOPPED: "stopped, all is saved"}.get(
             code, f"failed with status {code}, see {self.log(trial)}"
         )
+        if code == 0 and self._asks(trial):
+            told = f"waits for answers, see {self.log(trial)}"
         print(f"{trial}: {told}", flush=True)
+
+    def _asks(self, trial: str) -> bool:
+        """Return whether a trial that ended well has questions for people: gco.sh ends so, too."""
+        return standing(RunFolder(self.runs / trial), []).stage.startswith("ask ")
 
     def _stop(self, number: int, frame: object) -> None:
         if not self.stopping:
@@ -118,9 +126,13 @@ class Trials:
     def _tell(self, left: Sequence[str]) -> int:
         """Print the summary; return the exit status."""
         codes = {**self.status, **dict.fromkeys(left, EXIT_STOPPED)}
-        groups: dict[str, list[str]] = {"finished": [], "failed": [], "to go on": []}
+        groups: dict[str, list[str]] = {
+            name: [] for name in ("finished", "waiting for answers", "failed", "to go on")
+        }
         for trial in sorted(codes, key=lambda trial: int(trial[1:])):
             name = {0: "finished", EXIT_STOPPED: "to go on"}.get(codes[trial], "failed")
+            if name == "finished" and self._asks(trial):
+                name = "waiting for answers"
             groups[name].append(trial)
         print("; ".join(f"{name}: {' '.join(who)}" for name, who in groups.items() if who))
         if self.stopping:

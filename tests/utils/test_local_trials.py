@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from config import Config
+from utils import settings
+from utils.files import write_json
 from utils.local_trials import Trials, share, visible_devices
 
 
@@ -50,3 +53,20 @@ def test_a_trial_that_ended_just_before_the_signal_is_not_waited_for_in_vain(
     trials._stop(signal.SIGTERM, None)
     trials._wait_for_one()
     assert trials.status == {"t1": 7}
+
+
+def test_a_trial_that_ended_with_questions_for_people_is_not_called_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (tmp_path / "t1").mkdir()
+    write_json(tmp_path / "t1" / "config.json", settings.to_dict(Config()))
+    trials = Trials(tmp_path, 1, [])
+    for trial in ("t1", "t2"):
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        trials.running[process.pid] = (trial, 0, process)
+        trials._wait_for_one()
+    assert trials._tell([]) == 0
+    *each, summary = capsys.readouterr().out.splitlines()
+    assert each == [f"t1: waits for answers, see {trials.log('t1')}", "t2: finished"]
+    assert summary == "finished: t2; waiting for answers: t1"
