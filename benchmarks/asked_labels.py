@@ -70,7 +70,7 @@ WAYS: dict[str, Way] = {
     "k-centre among the top": Way({"diversity": "k_centre"}),
     "entropy's top": Way(ARMS["entropy"].settings),
     "balanced entropy's top": Way(ARMS["balent"].settings),
-    "balanced entropy, no attack": Way({"acquisition": "balent", "attack": "none"}),
+    "balanced entropy, no attack": Way(ARMS["balent_diverse"].settings),
     "balanced entropy, attack": Way({"acquisition": "balent"}),
     "no attack": Way(ARMS["no_attack"].settings),
     "no attack, two at a time": Way(ARMS["no_attack"].settings, 2),

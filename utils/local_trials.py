@@ -23,6 +23,7 @@ from utils.stopping import EXIT_STOPPED
 from utils.trial_status import standing
 
 ROOT = Path(__file__).resolve().parent.parent
+ENDS = ("finished", "waiting for answers", "failed", "to go on")
 
 
 def visible_devices() -> list[str]:
@@ -99,16 +100,18 @@ class Trials:
         code = os.waitstatus_to_exitcode(result)
         process.returncode = code
         self.status[trial] = code
-        told = {0: "finished", EXIT_STOPPED: "stopped, all is saved"}.get(
-            code, f"failed with status {code}, see {self.log(trial)}"
-        )
-        if code == 0 and self._asks(trial):
-            told = f"waits for answers, see {self.log(trial)}"
-        print(f"{trial}: {told}", flush=True)
+        told = {"to go on": "stopped, all is saved", "failed": f"failed with status {code}"}
+        end = self._end(trial, code)
+        see = f", see {self.log(trial)}" if end in ("failed", "waiting for answers") else ""
+        print(f"{trial}: {told.get(end, end)}{see}", flush=True)
 
-    def _asks(self, trial: str) -> bool:
-        """Return whether a trial that ended well has questions for people: gco.sh ends so, too."""
-        return standing(RunFolder(self.runs / trial), []).stage.startswith("ask ")
+    def _end(self, trial: str, code: int) -> str:
+        """Return how a trial ended, one of `ENDS`."""
+        if code:
+            return "to go on" if code == EXIT_STOPPED else "failed"
+        # gco.sh ends well, too, when the next thing to do is people's.
+        asks = standing(RunFolder(self.runs / trial), []).stage.startswith("ask ")
+        return "waiting for answers" if asks else "finished"
 
     def _stop(self, number: int, frame: object) -> None:
         if not self.stopping:
@@ -126,14 +129,9 @@ class Trials:
     def _tell(self, left: Sequence[str]) -> int:
         """Print the summary; return the exit status."""
         codes = {**self.status, **dict.fromkeys(left, EXIT_STOPPED)}
-        groups: dict[str, list[str]] = {
-            name: [] for name in ("finished", "waiting for answers", "failed", "to go on")
-        }
+        groups: dict[str, list[str]] = {end: [] for end in ENDS}
         for trial in sorted(codes, key=lambda trial: int(trial[1:])):
-            name = {0: "finished", EXIT_STOPPED: "to go on"}.get(codes[trial], "failed")
-            if name == "finished" and self._asks(trial):
-                name = "waiting for answers"
-            groups[name].append(trial)
+            groups[self._end(trial, codes[trial])].append(trial)
         print("; ".join(f"{name}: {' '.join(who)}" for name, who in groups.items() if who))
         if self.stopping:
             print(f"stopped by {self.stopping.name}: the same command goes on from here")

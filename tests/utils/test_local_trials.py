@@ -68,5 +68,5 @@ def test_a_trial_that_ended_with_questions_for_people_is_not_called_finished(
         trials._wait_for_one()
     assert trials._tell([]) == 0
     *each, summary = capsys.readouterr().out.splitlines()
-    assert each == [f"t1: waits for answers, see {trials.log('t1')}", "t2: finished"]
+    assert each == [f"t1: waiting for answers, see {trials.log('t1')}", "t2: finished"]
     assert summary == "finished: t2; waiting for answers: t1"
