@@ -6,9 +6,11 @@ the file OUT, as JSON.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from itertools import islice
@@ -117,8 +119,17 @@ def all_of_it(flags: list[str]) -> dict[str, object]:
     return {**steps([*flags, "--epochs", "1", "--snapshots", "1"]), "stages": stages(flags)}
 
 
+class Told:
+    """Tells on standard error that it is let go of."""
+
+    def __del__(self) -> None:
+        os.write(2, b"the interpreter was taken down")
+
+
 def failing(flags: list[str]) -> dict[str, object]:
     """Fail in the last process, while the others wait for it."""
+    distributed.kept_to_the_end = Told()
+    atexit.register(os.write, 2, b"at exit\n")
     if distributed.rank() == distributed.world() - 1:
         raise UserError("the last process has failed: mend it")
     distributed.barrier()

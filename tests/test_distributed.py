@@ -104,9 +104,9 @@ def assert_same_files(one: Path, two: Path) -> None:
 def test_one_that_fails_takes_the_others_with_it(tmp_path: Path) -> None:
     processes = start(2, tmp_path / "none.json", "failing")
     told = [process.communicate(timeout=100)[1] for process in processes]
-    assert [process.returncode for process in processes] == [2, 2]
-    assert told[1] == "error: the last process has failed: mend it\n"
-    assert told[0] == ""
+    assert [process.returncode for process in processes] == [2, 2], told
+    assert told[1] == "error: the last process has failed: mend it\nat exit\n"
+    assert told[0] == "at exit\n"
 
 
 def test_a_signal_to_torchrun_stops_all_processes_and_the_training_goes_on(

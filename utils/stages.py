@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from utils.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, run_script
 from utils.stopping import EXIT_STOPPED, Stopped, listen
@@ -24,7 +27,29 @@ def run_stage(main: Callable[[], int | None], together: bool = True) -> None:
     if processes > 1 and not together and os.environ["RANK"] != "0":
         return
     listen()
-    run_script(lambda: _run_together(main) if processes > 1 and together else main())
+    if processes == 1 or not together:
+        run_script(main)
+        return
+    try:
+        run_script(lambda: _run_together(main))
+    except SystemExit as end:
+        if end.code:
+            _leave(end.code)
+        raise
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process without taking the interpreter down.
+
+    Threads of process groups that were not left orderly may hold tensors, and would abort the
+    process (SIGABRT) when they let go of them meanwhile: pytorch/pytorch#179291. Leaving a group
+    orderly could wait for processes that have gone.
+    """
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _run_together(main: Callable[[], int | None]) -> int | None:

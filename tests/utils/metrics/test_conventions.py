@@ -209,7 +209,9 @@ def test_levels(one, other, name):
     assert np.all(np.diff(levels) >= 0)
     inside = np.arange(lowest, highest + 1)
     zero, one = convention.span(lowest, highest)
-    np.testing.assert_allclose(levels[inside], (inside - zero) / (one - zero), atol=1e-6)
+    # In single precision a narrow span leaves few digits.
+    expected = (inside - zero) / (one - zero)
+    np.testing.assert_allclose(levels[inside], expected, rtol=0, atol=3e-5 / (one - zero))
     assert levels.min() >= 0
     assert levels.max() <= 1
     half = convention.half(lowest, highest)
