@@ -72,7 +72,7 @@ done
 
 # From here on the trial's own config.json holds the settings.
 plan="$("$PYTHON" "$ROOT/config.py" "$@" --save --print trial runs run_folder data_root trainset \
-    testsets rounds trained_rounds with_dense with_random sample processes oracle)" || leave $?
+    testsets round_count trained_rounds with_dense with_random sample processes oracle)" || leave $?
 { IFS= read -r trial; IFS= read -r runs; IFS= read -r run; IFS= read -r data_root
   IFS= read -r trainset; IFS= read -r testsets; read -r rounds; read -r trained
   read -r with_dense; read -r with_random; read -r sample; read -r processes; read -r oracle

@@ -104,8 +104,8 @@ def kept_of(chosen: Mapping[str, str]) -> str:
 def unfinished(rows: Sequence[Row], arm: str, config: Config) -> str:
     """Say how far an arm of points was scored, if not to its last round; else an empty text."""
     last = max(int(row["round"] or 0) for row in rows if row["arm"] == arm)
-    short = arm != "dense" and last < config.rounds - 1
-    return f"rounds 0 to {last} of 0 to {config.rounds - 1} are scored" if short else ""
+    short = arm != "dense" and last < config.round_count - 1
+    return f"rounds 0 to {last} of 0 to {config.round_count - 1} are scored" if short else ""
 
 
 def reason(arm: str, args: argparse.Namespace, short: str = "") -> str:

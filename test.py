@@ -174,8 +174,8 @@ def _read_ahead(
 def finished_checkpoints(config: Config) -> list[Path]:
     """Return the best checkpoint of every finished training of the trial."""
     run = RunFolder(config.run_folder)
-    trainings = [("dense", 0)] + [("points", r) for r in range(config.rounds)]
-    trainings += [("random", r) for r in range(1, config.rounds)]
+    trainings = [("dense", 0)] + [("points", r) for r in range(config.round_count)]
+    trainings += [("random", r) for r in range(1, config.round_count)]
     done = [pair for pair in trainings if run.trained(*pair).exists()]
     if not done:
         raise UserError(f"{run.root}: no finished training: run train.py (or gco.sh) first")

@@ -458,10 +458,10 @@ def member_seed(seed: int, member: int) -> int:
 def member_count(config: Config, arm: str, round_index: int) -> int:
     """Return how many networks a training makes.
 
-    A deep ensemble is trained only where it will be asked: no questions follow the last round, and
-    the other arms ask nobody.
+    A deep ensemble is trained only where it will be asked: no questions follow the last round that
+    has any, and the other arms ask nobody.
     """
-    asked = arm == "points" and round_index < config.rounds - 1
+    asked = arm == "points" and any(config.schedule[round_index + 1 :])
     return config.snapshots if config.ensemble == "deep" and asked else 1
 
 
@@ -494,8 +494,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config, args = settings.parse(argv, __doc__, extend)
     settings.check_names(config)
-    if not 0 <= args.round < config.rounds:
-        raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
+    if not 0 <= args.round < config.round_count:
+        last = config.round_count - 1
+        raise UserError(f"--round {args.round}: the trial's rounds are 0 to {last}")
     if args.arm != "dense" and args.round not in config.trained_rounds:
         print(f"round {args.round}: not trained (--train_every {config.train_every})")
         return 0

@@ -45,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config, args = settings.parse(argv, __doc__, extend)
     settings.check_names(config)
-    if not 0 <= args.round < config.rounds:
-        raise UserError(f"--round {args.round}: the trial's rounds are 0 to {config.rounds - 1}")
+    if not 0 <= args.round < config.round_count:
+        last = config.round_count - 1
+        raise UserError(f"--round {args.round}: the trial's rounds are 0 to {last}")
     run = RunFolder(config.run_folder)
     # All arms' answers go into one ledger, which is read at the start and written at the end.
     with (

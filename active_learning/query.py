@@ -139,6 +139,13 @@ class Pool:
         self._save_sheet(0, [SheetNotes(index, nothing) for index in self._shown()])
         put_questions(self.run.questions("points", 0), 0, self.samples, chosen, reserve)
 
+    def choose_nothing(self, arm: str, round_index: int) -> None:
+        """Write down that a round asks nothing (``retrain``)."""
+        if not self._chosen(arm, round_index):
+            nothing = [NONE] * len(self.samples)
+            path = self.run.questions(arm, round_index)
+            put_questions(path, round_index, self.samples, nothing, ())
+
     def choose_random(self, round_index: int) -> None:
         """Choose random pixels: a later round of the random arm."""
         if self._chosen("random", round_index):

@@ -21,7 +21,10 @@ def choose_round(pool: Pool, arm: str, round_index: int) -> None:
     config = pool.config
     if config.deterministic:
         make_deterministic()
-    if arm == "points" and round_index > 0:
+    if not config.schedule[round_index]:
+        if is_main():
+            pool.choose_nothing(arm, round_index)
+    elif arm == "points" and round_index > 0:
         if not pool.run.points(arm, round_index).exists():
             machine = choose_machine(config.device, config.precision)
             what = f"asking about {config.at_a_time} images of {config.size} pixels at a time"

@@ -145,7 +145,17 @@ class Pipeline:
             *("--trainset", "SAMPLE-TR", "--testsets", "SAMPLE-TE", "--backbone", "mobilenet_v2"),
             *("--backbone_weights", "none", "--width", "8", "--size", "32", "--batch_size", "4"),
             *("--epochs", "2", "--snapshots", "2", "--rounds", "2", "--points_per_image", "4"),
-            *("--validation_fraction", "0.2", "--device", "cpu", "--workers", "0", *self.more),
+            *(
+                "--retrain",
+                "0",
+                "--validation_fraction",
+                "0.2",
+                "--device",
+                "cpu",
+                "--workers",
+                "0",
+                *self.more,
+            ),
         ]
 
     def run_whole(self) -> None:

@@ -1,6 +1,6 @@
 """What becomes of a trial whose stages are killed, whose disk is full, whose files are spoilt?
 
-    python benchmarks/faults.py [--out results.json]
+    python benchmarks/faults.py [--out results.json] [--with_random] [any flag of gco.sh]
 
 A tiny trial (two rounds, masks) is run once, undisturbed. Then every stage is disturbed at every
 single change that it makes to a file: killed (SIGKILL) before it, with half of the file written,
@@ -234,18 +234,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", action="store_true", help="one or a few of each kind alone")
     parser.add_argument("--spoilt", type=int, default=1000, help="spoilt files of each kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--with_random", action="store_true", help="an arm of random points, too")
     parser.add_argument("--out", type=Path, help="write the counts as JSON")
-    args = parser.parse_args(argv)
+    args, flags = parser.parse_known_args(argv)
     prepare()
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
-        pipeline = Pipeline(Path(folder), stages(arms=("dense",)))
+        arms = ("dense", "random") if args.with_random else ("dense",)
+        pipeline = Pipeline(Path(folder), stages(arms=arms), tuple(flags))
         pipeline.run_whole()
         result = spoil_files(pipeline, FEW if args.sample else args.spoilt, chance)
         timed = 0 if args.sample else args.timed
         result |= sweep(pipeline, args.minutes, timed, chance, args.sample)
     about = {"python": platform.python_version(), "torch": torch.__version__}
     about |= {"numpy": np.__version__, "system": platform.system()}
+    about |= {"with_random": args.with_random, "flags": flags}
     result = {"about": about, **result}
     lines = [[r["what"], r["when"], str(r["tried"]), str(r["survived"])] for r in result["counts"]]
     print(text_table(["what", "when", "tried", "survived"], lines))

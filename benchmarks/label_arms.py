@@ -171,7 +171,7 @@ ROUNDS = ("default", "random", "margin", "entropy", "bald", "balent", "coreset",
 ASKS_LATER = frozenset(
     {"acquisition", "attack", "attack_eps", "attack_step", "attack_steps", "attack_patches"}
     | {"vote_kernel", "vote_sigma", "candidates_percent", "candidates_max", "diversity", "spend"}
-    | {"ask_agree", "train_every"}
+    | {"ask_agree", "train_every", "retrain"}
 )
 """Fields that count from the second round on alone; see `shares_first_round`."""
 

@@ -39,15 +39,15 @@ def budget_lines(entries: Sequence[Entry]) -> list[Line]:
 
 
 def round_lines(entries: Sequence[Entry]) -> list[Line]:
-    """Return the lines of one experiment each, from its first round to its last."""
+    """Return the lines of one experiment each, from its first budget to its last."""
     arms = by_arm(entries)
     lines = []
     for arm in ROUNDS:
         mine = list(arms.get(arm, {}).values())
-        if mine and len(mine[0].rounds) > 1:
+        if mine and len(mine[0].budgets) > 1:
             places = [
-                (float(points or 0), [(entry, index) for entry in mine])
-                for index, (points, _) in enumerate(mine[0].rounds)
+                (float(mine[0].rounds[index][0] or 0), [(entry, index) for entry in mine])
+                for index in mine[0].budgets
             ]
             lines.append(Line(label_of(mine[0]), places))
     return lines

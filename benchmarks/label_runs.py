@@ -129,7 +129,7 @@ def run_arm(trial: Trial, base: Config) -> None:
         take_first_round(shared, trial.run)
         trial.journal.shared = True
         trial.journal.write()
-    for index in range(trial.config.rounds):
+    for index in range(trial.config.round_count):
         trial.ask_and_train(trial.supervision if index else "points", index)
     mine = trial.config.trained_rounds[1 if trial.journal.shared else 0 :]
     checkpoints = [trial.run.checkpoint(trial.supervision, index, "best") for index in mine]
@@ -177,7 +177,7 @@ def clean(trial: Trial) -> None:
     for folder in run.predictions.glob("*/*"):
         if folder.is_dir():
             shutil.rmtree(folder)
-    rounds = range(trial.config.rounds)
+    rounds = range(trial.config.round_count)
     if trial.config.trial == BASE_TRIAL:
         trainings = [run.training("dense", 0)]
     else:

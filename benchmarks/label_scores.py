@@ -77,6 +77,12 @@ class Entry:
         """Points an image in all; None for masks."""
         return self.rounds[-1][0]
 
+    @property
+    def budgets(self) -> list[int]:
+        """Places in ``rounds`` of the last training on each number of points."""
+        last = {points: index for index, (points, _) in enumerate(self.rounds)}
+        return list(last.values())
+
     def means(self, sets: Sequence[str], index: int = -1) -> dict[str, float]:
         """Return the metrics averaged over sets, after a round."""
         scores = self.rounds[index][1]
@@ -87,12 +93,12 @@ class Entry:
         }
 
     def area(self, metric: str, sets: Sequence[str]) -> float | None:
-        """Return the mean height of the curve of a score over points; None for one round alone."""
-        if len(self.rounds) < 2:
+        """Return the mean height of the curve of a score over points; None for one budget alone."""
+        if len(self.budgets) < 2:
             return None
-        values = [self.means(sets, index)[metric] for index in range(len(self.rounds))]
+        values = [self.means(sets, index)[metric] for index in self.budgets]
         heights = [1 - value if metric == "MAE" else value for value in values]
-        return mean_height([float(points or 0) for points, _ in self.rounds], heights)
+        return mean_height([float(self.rounds[index][0] or 0) for index in self.budgets], heights)
 
     def same_range(self, other: Entry) -> bool:
         """Tell whether the curves of both go from as many points to as many (to one decimal)."""

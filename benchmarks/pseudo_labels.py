@@ -125,8 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--images", type=int, default=180, help="images, evenly spaced")
 
     config, args = settings.parse(argv, __doc__, extend)
-    if not 1 <= args.round < config.rounds:
-        raise UserError(f"--round {args.round}: must be 1 to {config.rounds - 1}")
+    if not 1 <= args.round < config.round_count:
+        raise UserError(f"--round {args.round}: must be 1 to {config.round_count - 1}")
     machine = choose_machine(config.device, config.precision)
     run = RunFolder(config.run_folder)
     samples = settings.training_images(config)[0]

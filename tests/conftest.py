@@ -32,12 +32,16 @@ def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(sample_root: Path, tmp_path: Path) -> list[str]:
-    """Flags of a trial that takes seconds: two rounds of two points, a narrow network, 32 px."""
+    """Flags of a trial that takes seconds: two rounds of two points, a narrow network, 32 px.
+
+    Without a further training at their end, but where a test gives a ``--retrain`` after these.
+    """
     return [
         *("--trial", "tiny", "--runs", str(tmp_path / "runs"), "--data_root", str(sample_root)),
         *("--trainset", "SAMPLE-TR", "--testsets", "SAMPLE-TE", "--backbone", "mobilenet_v2"),
         *("--backbone_weights", "none", "--width", "8", "--size", "32", "--batch_size", "4"),
         *("--epochs", "2", "--snapshots", "2", "--rounds", "2", "--points_per_image", "4"),
+        *("--retrain", "0"),
         *("--validation_fraction", "0.2", "--device", "cpu", "--average", "0.5"),
     ]
 

@@ -41,7 +41,7 @@ def make_config(words: list[str], flags: dict[str, str]) -> None:
     plan = PLAN | {"trial": trial, "runs": runs, "run_folder": folder}
     plan["oracle"] = os.environ.get("STUB_ORACLE", "mask")
     plan["processes"] = max(1, len(devices))
-    plan["rounds"] = os.environ.get("STUB_ROUNDS", "1")
+    plan["round_count"] = os.environ.get("STUB_ROUNDS", "1")
     plan["trained_rounds"] = os.environ.get("STUB_TRAINED", "0")
     for name in words[words.index("--print") + 1 :]:
         print(plan[name])

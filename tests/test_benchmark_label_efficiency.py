@@ -73,6 +73,7 @@ ASKED_OTHERWISE = {
     "diversity": "k_centre",
     "ask_agree": False,
     "train_every": 2,
+    "retrain": 1,
     **({"spend": "pool"} if "spend" in FIELDS else {}),
 }
 
@@ -108,19 +109,19 @@ def test_the_whole_run_and_that_sharing_changes_nothing(
 
     alone = {**fresh_flags(flags, out), "runs": str(tmp_path / "alone")}
     words = as_flags(alone)
-    for index in ("0", "1", "2"):
+    for index in ("0", "1", "2", "3"):
         which = [*words, "--arm", "points", "--round", index]
         assert import_module("active_learning.__main__").main(which) == 0
         assert import_module("train").main(which) == 0
     shared, scratch = out / "seed_0" / "otherwise", tmp_path / "alone" / "otherwise"
     assert Journal(shared).shared
-    for name in ("round_00", "round_01", "round_02", "validation"):
+    for name in ("round_00", "round_01", "round_02", "round_03", "validation"):
         name += "/points.csv"
         assert (shared / name).read_bytes() == (scratch / name).read_bytes()
     ledgers = [sorted(read_points(run / "oracle/ledger.csv")) for run in (shared, scratch)]
     assert ledgers[0] == ledgers[1]
     assert not RunFolder(shared).trained("points", 1).exists()
-    for index in (0, 2):
+    for index in (0, 2, 3):
         first, second = (
             load_checkpoint(RunFolder(run).checkpoint("points", index, "best"))["model"]
             for run in (shared, scratch)

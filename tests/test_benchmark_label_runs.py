@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -120,13 +121,13 @@ def rows_of(run: RunFolder) -> list[dict[str, Any]]:
 def read(
     arms: Sequence[str], root: Path, sets: Sequence[str] = "B", **flags: Any
 ) -> tuple[dict[str, Entry], list[str]]:
-    given = {"data_root": "D", "trainset": "A", "testsets": "B", **flags}
+    given = {"data_root": "D", "trainset": "A", "testsets": "B", "retrain": 0, **flags}
     entries, faults = label_efficiency.read_all(plan(arms, given, [0], root)[0], sets)
     return {entry.arm: entry for entry in entries}, faults
 
 
 def work_of(arms: Sequence[str], root: Path, **flags: Any) -> list[tuple[Planned, Planned]]:
-    given = {"data_root": "D", "trainset": "A", "testsets": "B", **flags}
+    given = {"data_root": "D", "trainset": "A", "testsets": "B", "retrain": 0, **flags}
     fields = flags_of(given, Arm(""), BASE_TRIAL, 0, root)
     base = Planned("default", 0, BASE_TRIAL, fields, "points")
     return [(one, base) for one in [base, *plan(arms, given, [0], root)[0]]]
@@ -192,6 +193,31 @@ def test_rounds_without_a_training_are_asked_and_counted(tmp_path: Path) -> None
         "default": (2, 2),
         "steps_3": (4, 2),
     }
+
+
+def test_an_arm_trains_again_on_the_same_answers_and_its_last_training_counts(
+    tmp_path: Path,
+) -> None:
+    stages = Pretended()
+    arms = ["default", "random", "ours_1"]
+    assert set(run_pretended(arms, tmp_path, stages, retrain=1).values()) == {""}
+    mine = [name for trial, name in stages.seen if trial == "random"]
+    asked = [
+        f"{stage} random {index}" for index in (1, 2) for stage in ("active_learning", "train")
+    ]
+    assert mine == [*asked, "test", "evaluate"]
+    assert not list((tmp_path / "seed_0/default").rglob("snapshots/*"))
+    found, faults = read(["dense", *arms], tmp_path, retrain=1)
+    assert not faults
+    assert [len(entry.rounds) for entry in found.values()] == [1, 3, 3, 2]
+    assert found["default"].kept[1] == "round_02-best"
+    # Both budgets of the default count as their last training left them.
+    rounds = tuple(
+        (points, {"B": {"maxF": score}}) for points, score in ((5, 0.1), (10, 0.2), (10, 0.3))
+    )
+    entry = dataclasses.replace(found["default"], rounds=rounds)
+    assert entry.budgets == [0, 2]
+    assert entry.area("maxF", ["B"]) == pytest.approx((0.1 + 0.3) / 2)
 
 
 def test_a_trial_notes_what_trained_it(tmp_path: Path) -> None:

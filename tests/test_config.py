@@ -289,7 +289,8 @@ def test_the_schedule_sums_to_the_budget(budget, data):
     rounds = data.draw(st.integers(1, budget))
     schedule = Config(points_per_image=budget, rounds=rounds).schedule
     assert sum(schedule) == budget
-    assert len(schedule) == rounds
+    assert len(schedule) == rounds + 1
+    assert schedule.pop() == 0
     assert min(schedule) >= 1
     assert max(schedule) - min(schedule) <= 1
 
@@ -303,9 +304,10 @@ def test_the_newest_round_before_that_is_trained():
 
 
 def test_a_schedule_of_ones_own():
-    config = Config(points_per_image=10, rounds=3, points_per_round="4+3+3")
-    assert config.schedule == [4, 3, 3]
-    assert Config(points_per_image=7, rounds=3).schedule == [3, 2, 2]
+    config = Config(points_per_image=10, rounds=3, points_per_round="4+3+3", retrain=2)
+    assert config.schedule == [4, 3, 3, 0, 0]
+    assert config.round_count == 5
+    assert Config(points_per_image=7, rounds=3, retrain=0).schedule == [3, 2, 2]
 
 
 def test_settings_cannot_be_changed_by_accident():

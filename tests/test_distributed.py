@@ -25,14 +25,19 @@ from utils.tables import read_rows
 ROOT = Path(__file__).resolve().parent.parent
 WORK = str(ROOT / "tests" / "shared_work.py")
 
+HELD: list[socket.socket] = []
+"""Sockets on the ports that were chosen: none listens, but while it is open the system gives its
+port to nobody who leaves the choice to it."""
+
 
 def start(count: int, out: Path, task: str, flags: list[str] = ()) -> list[subprocess.Popen]:
     """Start the processes of one piece of work, with the environment that torchrun makes."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    HELD.append(held)
     env = {**os.environ, "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
-    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(held.getsockname()[1])}
     return [
         subprocess.Popen(
             [sys.executable, WORK, str(out), task, *flags],

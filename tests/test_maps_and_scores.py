@@ -217,11 +217,13 @@ def test_the_curve_draws_the_best_checkpoint_of_each_training(
         scored("round_01-best", "U", 0.1, "points", 1),
         scored("round_01-last", "T", 0.9, "points", 1),
         scored("round_01-best", "validation", 0.7, "points", 1),
+        scored("round_02-best", "T", 0.25, "points", 2),  # on as many points as the one before
+        scored("round_02-best", "U", 0.05, "points", 2),
         scored("random-round_01-best", "T", 0.5, "random", 1),
     ]
     draw_curve(rows, tmp_path / "curve.png")
     mae = drawn[-2:]
-    assert mae == [([2.0, 10.0], [0.4, 0.2]), ([2.0, 10.0], [0.4, 0.5])]
+    assert mae == [([2.0, 10.0], [0.4, pytest.approx(0.15)]), ([2.0, 10.0], [0.4, 0.5])]
 
 
 def test_maps_never_overwrite_pictures(

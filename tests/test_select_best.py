@@ -31,7 +31,8 @@ def score(checkpoint, set_name, mae, arm="points", images=4, **others):
 def make_trial(runs, name, rows, seed=0, **changed):
     """Write what select_best.py reads of a trial; weights hold their own name."""
     root = runs / name
-    sets = {"trainset": "TR", "data_root": "D", "backbone": "resnet18", "rounds": 2, "epochs": 8}
+    sets = {"trainset": "TR", "data_root": "D", "backbone": "resnet18", "epochs": 8}
+    sets |= {"rounds": 2, "retrain": 0}
     settings.save(Config(trial=name, runs=str(runs), seed=seed, **{**sets, **changed}))
     write_scores(root / "scores.csv", [{"trial": name, **row} for row in rows])
     for checkpoint in {row["checkpoint"] for row in rows}:

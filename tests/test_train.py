@@ -336,6 +336,32 @@ def test_a_round_between_is_asked_and_not_trained(
     assert trainer.teacher.earlier == run.snapshots("points", 0)
 
 
+@pytest.mark.parametrize("arm", ["points", "random"])
+def test_a_round_that_asks_nothing_trains_again_taught_by_the_last(
+    tiny: list[str], arm: str
+) -> None:
+    flags = flag([*tiny, "--arm", arm], "retrain", 1)
+    for index in range(3):
+        asking.main(flag(flags, "round", index))
+        train.main(flag(flags, "round", index))
+    run = run_of(flags)
+    last, again = (train.Trainer(config_of(flags), arm, index) for index in (1, 2))
+    assert again.teacher.earlier == run.snapshots(arm, 1)
+    points = [trainer.loader.dataset.labels.at(0, np.eye(3)) for trainer in (last, again)]
+    assert points[0].sum() == 4
+    assert np.array_equal(*points)
+    first, second = (weights(run.checkpoint(arm, index, "last")) for index in (1, 2))
+    assert not all(torch.equal(first[key], second[key]) for key in first)
+    with pytest.raises(UserError, match="the trial's rounds are 0 to 2"):
+        train.main(flag(flags, "round", 3))
+
+
+def test_a_deep_ensemble_is_trained_only_where_it_is_asked(tiny: list[str]) -> None:
+    config = config_of([*flag(tiny, "retrain", 2), "--ensemble", "deep"])
+    counts = [train.member_count(config, "points", index) for index in range(4)]
+    assert counts == [config.snapshots, 1, 1, 1]
+
+
 def test_warm_start_begins_where_the_last_round_ended(tiny: list[str]) -> None:
     flags = [*tiny, "--warm_start", "--lr", "0", "--weight_decay", "0"]
     run = run_rounds(flags)

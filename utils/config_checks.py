@@ -53,7 +53,7 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
     plain = config.trial and not set(config.trial) & set("/\\\0") and config.trial[0] != "."
     demand(bool(plain), "trial", "a plain folder name")
     at_least = {"epochs": 1, "batch_size": 2, "width": 1, "snapshots": 1, "rounds": 1, "size": 32}
-    at_least |= {"train_every": 1}
+    at_least |= {"train_every": 1, "retrain": 0}
     at_least |= {"points_per_image": 1, "superpixels": 1, "candidates_max": 1, "workers": -1}
     at_least |= {"attack_steps": 1, "attack_patches": 1, "cache_mb": 0, "seed": 0, "accumulate": 1}
     at_least |= {"reserve": 1}

@@ -182,9 +182,12 @@ def budget_curves(
         metric: a column; rows without a value are passed over.
 
     Returns:
-        Lines, of each its scores by points an image, and levels: the dense twin's score. Names tell
-        of a leak. The random line begins where the asked one does, with the points they share.
+        Lines, of each its scores by points an image, after the last training on as many, and
+        levels: the dense twin's score. Names tell of a leak. The random line begins where the asked
+        one does, with the points they share.
     """
+    last = {(row["arm"], row["points"]): row["round"] for row in sorted(rows, key=_round_of)}
+    rows = [row for row in rows if row["round"] == last[row["arm"], row["points"]]]
     leak = " (LEAKS masks)" * any(row["label_mode"] == "region_mask" for row in rows)
     found = {arm: _mean_by(rows, arm, metric, "points") for arm in ("points", "random")}
     if found["random"] and found["points"]:
@@ -194,6 +197,10 @@ def budget_curves(
     lines = {names[arm]: line for arm, line in found.items() if line}
     dense = _mean_by(rows, "dense", metric, "arm")
     return lines, {"dense masks": dense["dense"]} if dense else {}
+
+
+def _round_of(row: Mapping[str, Any]) -> int:
+    return int(row["round"] or 0)
 
 
 def _mean_by(

@@ -15,9 +15,15 @@ from collections.abc import Sequence
 WARM_UP = 0.03
 
 
-def trained_rounds(rounds: int, every: int) -> list[int]:
-    """Return the rounds after which a network is trained: the first, every n-th, and the last."""
-    return sorted({*range(0, rounds, every), rounds - 1})
+def trained_rounds(rounds: int, every: int, retrain: int = 0) -> list[int]:
+    """Return the rounds after which a network is trained.
+
+    Args:
+        rounds: how many ask; of these the first, every n-th after it, and the last train.
+        every: that n.
+        retrain: how many follow that ask nothing; all of them train.
+    """
+    return sorted({*range(0, rounds, every), *range(rounds - 1, rounds + retrain)})
 
 
 def snapshot_epochs(epochs: int, snapshots: int, first_cycle: float) -> list[int]:

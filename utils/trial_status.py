@@ -67,8 +67,9 @@ class Standing:
 
 def steps(run: RunFolder, settings: dict[str, Any]) -> Iterator[Step]:
     """Yield the stages of a trial in the order of gco.sh."""
-    trained = trained_rounds(settings["rounds"], settings.get("train_every", 1))
-    for index in range(settings["rounds"]):
+    asked, again = settings["rounds"], settings.get("retrain", 0)
+    trained = trained_rounds(asked, settings.get("train_every", 1), again)
+    for index in range(asked + again):
         for arm in ("points", "random") if index and settings["with_random"] else ("points",):
             folder = run.training(arm, index)
             yield Step(f"ask {arm}", index, run.points(arm, index))
@@ -102,7 +103,7 @@ def _standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
     settings = read_json(run.config)
     try:
         todo = [step for step in steps(run, settings) if not step.result.exists()]
-        rounds, epochs = settings["rounds"], settings["epochs"]
+        rounds, epochs = settings["rounds"] + settings.get("retrain", 0), settings["epochs"]
     except (TypeError, KeyError, ValueError):
         raise UserError(f"{run.config}: holds no settings of a trial: mend or delete it") from None
     seen, score = _last_sign(run, logs), _validation_score(run)

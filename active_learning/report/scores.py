@@ -102,7 +102,7 @@ def sheets(trial: Trial) -> Html:
     config, parts = trial.config, []
     drawn = [
         (index, draw_round(trial.run, index, config.data_root, config.trainset))
-        for index in range(config.rounds)
+        for index in range(config.round_count)
     ]
     there = [(index, path) for index, path in drawn if path is not None]
     if not there:

@@ -142,7 +142,7 @@ class Trial:
 
     def _places(self) -> list[tuple[str, int]]:
         """Return arm and round of all that may be answered."""
-        rounds = [(arm, i) for i in range(self.config.rounds) for arm in ("points", "random")]
+        rounds = [(arm, i) for i in range(self.config.round_count) for arm in ("points", "random")]
         return [(VALIDATION, 0), *(place for place in rounds if place != ("random", 0))]
 
     def _points_file(self, arm: str, index: int) -> Path:

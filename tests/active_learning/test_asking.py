@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -150,6 +152,30 @@ def test_questions_once_written_are_not_chosen_anew(
         answer_round(Pool(config), "points", index)
     assert read_questions(path) == others
     assert one.pixel not in {point[:3] for point in read_points(run.points("points", index))}
+
+
+@pytest.mark.parametrize("arm", ["points", "random"])
+@pytest.mark.parametrize("oracle", ["mask", "human"])
+def test_a_round_that_only_trains_again_asks_nobody(
+    sample_root, tmp_path, networks, monkeypatch, arm, oracle
+):
+    config = trial(sample_root, tmp_path, rounds=2, retrain=1)
+    run = ask(config, 2, "points")
+    if arm == "random":
+        ask_round(config, "random", 1)
+    ledger = run.ledger.read_bytes()
+    monkeypatch.setattr(query, "pool_maps", None)  # no image is looked at
+    # Who may be unable to tell is asked nothing in reserve, either.
+    skips = SKIPS if oracle == "mask" else {}
+    config = dataclasses.replace(config, oracle=oracle, **skips)
+    choose_round(Pool(config), arm, 2)
+    assert not run.points(arm, 2).exists()
+    answer_round(Pool(config), arm, 2)
+    assert files_of(run, 3, arm)[3] == ([], [])
+    assert run.ledger.read_bytes() == ledger
+    known = [Pool(config).known(arm, count) for count in (2, 3)]
+    assert sum(map(len, known[0])) > 0
+    assert all(np.array_equal(*pair) for pair in zip(*known, strict=True))
 
 
 def test_questions_of_another_set_are_told(sample_root, tmp_path):

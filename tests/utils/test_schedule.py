@@ -10,11 +10,20 @@ SHARES = (0.01, 0.3, 0.6, 1.0)
 
 
 @pytest.mark.parametrize(
-    ("rounds", "every", "expected"),
-    [(5, 1, [0, 1, 2, 3, 4]), (5, 2, [0, 2, 4]), (6, 4, [0, 4, 5]), (5, 9, [0, 4]), (1, 3, [0])],
+    ("rounds", "every", "retrain", "expected"),
+    [
+        (5, 1, 0, [0, 1, 2, 3, 4]),
+        (5, 2, 0, [0, 2, 4]),
+        (6, 4, 0, [0, 4, 5]),
+        (5, 9, 0, [0, 4]),
+        (1, 3, 0, [0]),
+        (1, 3, 2, [0, 1, 2]),
+        (4, 3, 1, [0, 3, 4]),
+        (3, 4, 2, [0, 2, 3, 4]),
+    ],
 )
-def test_rounds_that_are_trained(rounds, every, expected):
-    assert trained_rounds(rounds, every) == expected
+def test_rounds_that_are_trained(rounds, every, retrain, expected):
+    assert trained_rounds(rounds, every, retrain) == expected
 
 
 @pytest.mark.parametrize(

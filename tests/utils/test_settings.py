@@ -284,7 +284,7 @@ def test_main_prints_and_saves(runs, capsys):
     names = ["run_folder", "epochs", "with_dense", "warm_start", "trained_rounds"]
     settings.main([*argv, "--save", "--print", *names])
     printed = capsys.readouterr()
-    assert printed.out.split("\n") == [str(runs / "sample"), str(LONG), "1", "0", "0 2 4 5", ""]
+    assert printed.out.split("\n") == [str(runs / "sample"), str(LONG), "1", "0", "0 2 4 5 6", ""]
     assert f"epochs = {LONG}" in printed.err
     assert (runs / "sample" / "config.json").exists()
     with pytest.raises(UserError, match=r"--print epoch: .*did you mean 'epochs'\?"):

@@ -49,6 +49,7 @@ def world(tmp_path_factory):
         epochs=2,
         snapshots=2,
         rounds=3,
+        retrain=0,
         points_per_image=12,
         points_per_round="4+3+5",
         superpixels=20,

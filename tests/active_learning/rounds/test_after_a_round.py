@@ -113,7 +113,8 @@ def test_the_sheet_holds_a_few_images_numbers(world, fast, tmp_path):
 
 def flags(config):
     names = ("trial", "runs", "data_root", "trainset", "seed", "backbone", "backbone_weights")
-    names += ("rounds", "points_per_image", "points_per_round", "size", "width", "device")
+    names += ("rounds", "retrain", "points_per_image", "points_per_round")
+    names += ("size", "width", "device")
     return [part for name in names for part in (f"--{name}", str(getattr(config, name)))]
 
 
