@@ -38,6 +38,7 @@ class Trial:
         images.mkdir(parents=True)
         (images / "SAMPLE-TR").symlink_to(sample_root / "images" / "SAMPLE-TR")
         self.flags = [*flags, "--testsets", "", "--epochs", "1", "--snapshots", "1"]
+        self.flags += ["--retrain", "1"]
         self.human = ["--data_root", str(folder / "data"), "--oracle", "human"]
         self.run = RunFolder(folder / "runs" / "tiny")
         self.masks = {s.name: s.mask for s in list_sets(sample_root, "SAMPLE-TR")}
@@ -92,13 +93,14 @@ def test_a_person_answers_and_masks_would_teach_the_same(
         assert process.wait(240) == 0, trial.said()
     assert run.questions("points", 0).read_bytes() == asked
     assert not run.training("dense", 0).exists()
-    assert [row["set"] for row in read_rows(run.scores, ("set",))] == ["validation"] * 2
-    assert read_json(run.best)["name"] == "round_01-best"
+    assert [row["set"] for row in read_rows(run.scores, ("set",))] == ["validation"] * 3
+    assert read_json(run.best)["name"] == "round_02-best"
+    assert run.points("points", 2).read_text().count("\n") == 1  # nobody waited for it
     assert len(read_points(run.ledger)) == 36 + 28
 
     masks = RunFolder(tmp_path / "masks" / "tiny")
     flags = [*trial.flags, "--runs", str(masks.root.parent)]
-    for index in ("0", "1"):
+    for index in ("0", "1", "2"):
         for stage in (asking, train):
             assert stage.main([*flags, "--round", index]) == 0
     assert_same(run, masks)
@@ -112,6 +114,6 @@ def assert_same(human: RunFolder, masks: RunFolder) -> None:
         rows = read_rows(one, ("annotator", "seconds"))
         assert {(row["annotator"], row["seconds"]) for row in rows} == {("ann", "0.5")}
     first, second = (
-        load_checkpoint(run.checkpoint("points", 1, "last"))["model"] for run in (human, masks)
+        load_checkpoint(run.checkpoint("points", 2, "last"))["model"] for run in (human, masks)
     )
     assert all(torch.equal(first[key], second[key]) for key in first)
