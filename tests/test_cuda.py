@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import active_learning.__main__ as asking
+import test as testing
 import train
 from active_learning.maps import pool_maps
 from datasets.cache import ResizedImages
@@ -83,3 +84,24 @@ def test_a_training_goes_on_on_cuda(cuda: list[str], monkeypatch: pytest.MonkeyP
     state = load_checkpoint(run.checkpoint("points", 0, "last"))
     assert state["epoch"] == 2
     assert run.trained("points", 0).exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "arm"),
+    [
+        ("--preset gconet_plus --precision fp16 --label_mode region", "points"),
+        ("--relation mha --classify 0.1 --classify_masked 0.1 --adversarial 0.1", "dense"),
+    ],
+)
+def test_groups_losses_and_maps_on_cuda(cuda: list[str], more: str, arm: str) -> None:
+    """All parts and losses put what they make themselves where the network is."""
+    parts = "--mask_operation c --triplet 0.1 --triplet_of both --binarise both --refiner image"
+    losses = "--losses_points bce=1+balanced_bce=1+iou=1+mse=1+coherence=1+consistency=1+reg=1"
+    flags = [*cuda, "--trainset", "SAMPLE-CO-TR", "--testsets", "SAMPLE-CO-TE", "--grouped"]
+    flags += [*parts.split(), *losses.split(), *more.split(), "--batch_size", "6", "--epochs", "1"]
+    flags += ["--snapshots", "1", "--losses_others", "bce=1+iou=0.5", "--label_smoothing"]
+    asking.main(flags)
+    train.main([*flags, "--arm", arm])
+    testing.main(flags)
+    run = RunFolder(Path(flags[flags.index("--runs") + 1]) / "tiny")
+    assert len(list(run.predictions.rglob("*.png"))) > 0

@@ -1,0 +1,75 @@
+"""CUDA code on a machine without a GPU: nothing is left on the wrong device."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import backend_registration
+
+ROOT = Path(__file__).resolve().parent.parent
+PLUGIN = "tests.pretended_cuda"
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available()
+    or not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="a GPU is there (test_cuda.py uses it), or PyTorch is older than 2.10",
+)
+
+MISTAKES = """
+import torch
+
+from tests.pretended_cuda import SEEN, Pretending
+
+
+def told(work):
+    try:
+        work()
+    except (RuntimeError, TypeError) as error:
+        return str(error)
+    return "nothing"
+
+
+with Pretending():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.BatchNorm2d(2)).to("cuda")
+    here, there = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8, device="cuda")
+    print(told(lambda: net(here)))
+    print(told(lambda: there + here))
+    print(told(lambda: there.numpy()))
+    print(told(lambda: here[torch.tensor([1], device="cuda")]))
+    net(there).square().sum().backward()
+    print(net[0].weight.grad.device, (there + 1).device, there.cpu().device)
+    print(there.cpu().numpy().shape, told(lambda: there[torch.tensor([1])] * 2.0))
+    print(torch.equal(there.cpu() + there.cpu(), (there + there).cpu()))
+    assert SEEN["aten.convolution_backward.default"] == 1
+"""
+
+
+def started(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=500
+    )
+
+
+def test_the_pretended_device_tells_what_a_gpu_would() -> None:
+    done = started("-c", MISTAKES)
+    assert done.returncode == 0, done.stderr
+    mixed = "Expected all tensors to be on the same device: aten."
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{mixed}convolution.default, on the CPU: (2, 3, 8, 8)")
+    assert lines[1].startswith(f"{mixed}add.Tensor")
+    assert "can't convert cuda:0" in lines[2]
+    assert lines[3].startswith(f"{mixed}index.Tensor")
+    assert lines[4:] == ["cuda:0 cuda:0 cpu", "(2, 3, 8, 8) nothing", "True"]
+
+
+@pytest.mark.timeout(600)
+def test_what_a_gpu_is_tested_by_passes_there() -> None:
+    done = started(
+        "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider", "tests/test_cuda.py"
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "skipped" not in done.stdout
