@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from utils.config_checks import check_values
 from utils.errors import run_script
-from utils.schedule import trained_rounds
+from utils.schedule import further_trainings, trained_rounds
 
 Weights = dict[str, float]
 """Loss name -> weight; on the command line ``bce=1+iou=0.5``."""
@@ -90,8 +90,8 @@ class Config:
     ensemble: str = knob(
         "snapshots",
         "whom the questions are put to: snapshots (of one training), newest (its last one alone), "
-        "or deep (as many trainings from other seeds: every round but the last costs that many "
-        "times the training and disk)",
+        "or deep (as many trainings from other seeds: every round that another asks after costs "
+        "that many times the training and disk)",
     )
     first_cycle: float = knob(0.6, "share of the epochs that the first cycle takes")
     warm_start: bool = knob(False, "start a round from the last one's weights, not from scratch")
@@ -129,7 +129,9 @@ class Config:
     # Active learning
     rounds: int = knob(2, "rounds of questions, the first (random) one included")
     retrain: int = knob(
-        1, "rounds after these that ask nothing: they train again, taught by the newest snapshots"
+        1,
+        "rounds after these that ask nothing: each trains again, taught by the training before "
+        "(none where nothing is, with --losses_pseudo '' and no --warm_start); may be raised later",
     )
     train_every: int = knob(
         1,
@@ -220,9 +222,19 @@ class Config:
         return self.oracle == "human" or self.answer_skips > 0
 
     @property
+    def further_trainings(self) -> int:
+        """Rounds that only train again: ``retrain``, where that teaches anything."""
+        return further_trainings(self.retrain, bool(self.losses_pseudo), self.warm_start)
+
+    @property
     def round_count(self) -> int:
-        """Rounds in all, those that only train again (``retrain``) included."""
-        return self.rounds + self.retrain
+        """Rounds in all, those that only train again included."""
+        return self.rounds + self.further_trainings
+
+    @property
+    def random_arm(self) -> bool:
+        """Whether an arm of random points is run: one round alone is random anyway."""
+        return self.with_random and self.rounds > 1
 
     @property
     def schedule(self) -> list[int]:
@@ -230,12 +242,12 @@ class Config:
         even, more = divmod(self.points_per_image, self.rounds)
         spread = [even + (index < more) for index in range(self.rounds)]
         given = [int(part) for part in self.points_per_round.split("+") if part]
-        return (given or spread) + [0] * self.retrain
+        return (given or spread) + [0] * self.further_trainings
 
     @property
     def trained_rounds(self) -> list[int]:
         """Rounds after which a network is trained (``train_every``)."""
-        return trained_rounds(self.rounds, self.train_every, self.retrain)
+        return trained_rounds(self.rounds, self.train_every, self.further_trainings)
 
     def trained_before(self, round_index: int) -> int | None:
         """Return the newest trained round before another; before the first there is none."""
@@ -255,6 +267,7 @@ SAMPLE = {
     "width": 32,
     "epochs": 12,
     "batch_size": 8,
+    "rounds": 2,
     "backbone_lr": 1.0,
     "crop": 0.85,
     "with_random": True,
@@ -316,7 +329,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Settings of the literature: gconet and gconet_plus are networks, their weights relative to the
 first loss on the map (models/README.md tells how they follow from the published ones); paper is
 ASTE-AL as published, which LEAKS the mask (active_learning/README.md). On the sample data `SAMPLE`
-wins over a preset."""
+wins over a preset: two rounds, not ten."""
 
 ABSENT: dict[str, Any] = {
     "losses_pseudo": {},
@@ -333,6 +346,9 @@ ABSENT: dict[str, Any] = {
 FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random", "runs", "on_nan"}
 FREE |= {"wait", "answer_seconds"}
 """Fields that may change while a trial runs: they touch neither points nor weights."""
+
+MAY_GROW = {"retrain"}
+"""Fields that may be raised while a trial runs, or when it has ended: what is there stays valid."""
 
 UNTIL_TRAINED = {"backbone_weights", "batch_size", "accumulate", "size"}
 """Fields that may change until a training has begun: the first round's questions know nothing of

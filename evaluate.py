@@ -161,7 +161,7 @@ def look_at_images(
 def draw_trial(config: Config) -> None:
     """Draw the sheets of the rounds and the curve of the trial."""
     run = RunFolder(config.run_folder)
-    for index in range(config.round_count):
+    for index in range(config.rounds):
         draw_round(run, index, config.data_root, config.trainset)
     rows = read_scores(run.scores)
     if any(row["arm"] == "points" for row in rows):

@@ -72,10 +72,10 @@ done
 
 # From here on the trial's own config.json holds the settings.
 plan="$("$PYTHON" "$ROOT/config.py" "$@" --save --print trial runs run_folder data_root trainset \
-    testsets round_count trained_rounds with_dense with_random sample processes oracle)" || leave $?
+    testsets round_count trained_rounds with_dense random_arm sample processes oracle)" || leave $?
 { IFS= read -r trial; IFS= read -r runs; IFS= read -r run; IFS= read -r data_root
-  IFS= read -r trainset; IFS= read -r testsets; read -r rounds; read -r trained
-  read -r with_dense; read -r with_random; read -r sample; read -r processes; read -r oracle
+  IFS= read -r trainset; IFS= read -r testsets; read -r round_count; read -r trained
+  read -r with_dense; read -r random_arm; read -r sample; read -r processes; read -r oracle
 } <<< "$plan"
 settings=(--trial "$trial" --runs "$runs")
 
@@ -106,9 +106,9 @@ one_round points 0
 if [ "$with_dense" = 1 ]; then
     parallel_stage "$ROOT/train.py" "${settings[@]}" --arm dense
 fi
-for ((round = 1; round < rounds; round++)); do
+for ((round = 1; round < round_count; round++)); do
     one_round points "$round"
-    if [ "$with_random" = 1 ]; then
+    if [ "$random_arm" = 1 ]; then
         one_round random "$round"
     fi
 done
@@ -123,6 +123,6 @@ if [ "$sample" = 1 ]; then
     echo "  ./gco.sh mytrial --data_root FOLDER --trainset SET --testsets OTHERSET"
 else
     echo "next, maps of any folder of pictures:"
-    best="$run/round_$(printf %02d $((rounds - 1)))/checkpoints/best.pth"
+    best="$run/round_$(printf %02d $((round_count - 1)))/checkpoints/best.pth"
     printf '  %q %q --input FOLDER --checkpoint %q --output MAPS\n' "$PYTHON" "$ROOT/test.py" "$best"
 fi

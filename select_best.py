@@ -1,7 +1,7 @@
 """Choose the checkpoint to keep, and compare it with dense masks: ``select_best.py --trial T``.
 
 Reads ``runs/<trial>/scores.csv`` and chooses by the held-out split (its points, lowest MAE) among
-the tested checkpoints with the whole label budget (``--any_round``: with any). Which epoch of a
+the tested checkpoints of the last round (``--any_round``: of any). Which epoch of a
 training is its ``best`` was chosen on the same images, by train.py. Writes ``best.json``,
 ``best.pth`` (a link to the weights, or a copy) and ``summary.txt`` and prints the table: metric x
 {points, dense, ratio}.
@@ -110,7 +110,7 @@ def unfinished(rows: Sequence[Row], arm: str, config: Config) -> str:
 
 def reason(arm: str, args: argparse.Namespace, short: str = "") -> str:
     """Tell among which checkpoints one was chosen, and by what; ``short`` as of `unfinished`."""
-    budget = f", {short or 'whole budget'}" if arm != "dense" and not args.any_round else ""
+    budget = f", {short or 'last round'}" if arm != "dense" and not args.any_round else ""
     return f"(arm {arm}{budget}: by {args.metric} on the {judged_on(args)})"
 
 

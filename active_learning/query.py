@@ -140,8 +140,9 @@ class Pool:
         put_questions(self.run.questions("points", 0), 0, self.samples, chosen, reserve)
 
     def choose_nothing(self, arm: str, round_index: int) -> None:
-        """Write down that a round asks nothing (``retrain``)."""
+        """Write down that a round asks nothing (``retrain``); as `choose_random`."""
         if not self._chosen(arm, round_index):
+            self.known(arm, round_index)  # raises where a round before is not answered
             nothing = [NONE] * len(self.samples)
             path = self.run.questions(arm, round_index)
             put_questions(path, round_index, self.samples, nothing, ())

@@ -68,7 +68,12 @@ class Stage:
 
 
 def stages(rounds: int = 2, arms: Sequence[str] = ("dense", "random")) -> list[Stage]:
-    """Return the stages of ``gco.sh``, in its order, all on one core."""
+    """Return the stages of ``gco.sh``, in its order, all on one core.
+
+    Args:
+        rounds: all of them, those that only train again included.
+        arms: beside the points.
+    """
     found = [Stage("settings", settings.main, ("--save",))]
 
     def add_round(arm: str, index: int) -> None:
@@ -145,17 +150,8 @@ class Pipeline:
             *("--trainset", "SAMPLE-TR", "--testsets", "SAMPLE-TE", "--backbone", "mobilenet_v2"),
             *("--backbone_weights", "none", "--width", "8", "--size", "32", "--batch_size", "4"),
             *("--epochs", "2", "--snapshots", "2", "--rounds", "2", "--points_per_image", "4"),
-            *(
-                "--retrain",
-                "0",
-                "--validation_fraction",
-                "0.2",
-                "--device",
-                "cpu",
-                "--workers",
-                "0",
-                *self.more,
-            ),
+            *("--retrain", "0", "--validation_fraction", "0.2", "--device", "cpu"),
+            *("--workers", "0", *self.more),
         ]
 
     def run_whole(self) -> None:

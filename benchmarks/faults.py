@@ -1,6 +1,6 @@
 """What becomes of a trial whose stages are killed, whose disk is full, whose files are spoilt?
 
-    python benchmarks/faults.py [--out results.json] [--with_random] [any flag of gco.sh]
+    python benchmarks/faults.py [--out results.json] [--with_random] [--retrain 1] [flags of gco.sh]
 
 A tiny trial (two rounds, masks) is run once, undisturbed. Then every stage is disturbed at every
 single change that it makes to a file: killed (SIGKILL) before it, with half of the file written,
@@ -43,6 +43,7 @@ from benchmarks.fault_readers import readers
 from benchmarks.fault_scenarios import SCENARIOS
 from benchmarks.fault_scenarios import attempt as scenario
 from benchmarks.fault_stages import Ended, Pipeline, Stage, prepare, stages
+from utils import settings
 from utils.errors import run_script
 from utils.files import write_json
 from utils.stopping import EXIT_STOPPED
@@ -228,7 +229,8 @@ def spoil_files(pipeline: Pipeline, count: int, chance: random.Random) -> dict[s
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the sweeps, print the counts, and write them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    # A flag of gco.sh that is begun like one of these is not one of these.
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--minutes", type=float, default=30, help="stop then, with what was tried")
     parser.add_argument("--timed", type=int, default=100, help="kills at random times")
     parser.add_argument("--sample", action="store_true", help="one or a few of each kind alone")
@@ -241,7 +243,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         arms = ("dense", "random") if args.with_random else ("dense",)
-        pipeline = Pipeline(Path(folder), stages(arms=arms), tuple(flags))
+        pipeline = Pipeline(Path(folder), [], tuple(flags))
+        pipeline.stages = stages(settings.parse(pipeline.flags, "")[0].round_count, arms)
         pipeline.run_whole()
         result = spoil_files(pipeline, FEW if args.sample else args.spoilt, chance)
         timed = 0 if args.sample else args.timed

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.label_arms import ARMS, BASE_TRIAL, Planned, shares_first_round
 from benchmarks.label_kept import CONVENTION, IMAGES, keep_images
 from benchmarks.label_stages import Journal, Stages
-from config import FREE, Config
+from config import FREE, MAY_GROW, Config
 from datasets.index import split_set_names
 from utils import settings
 from utils.errors import UserError
@@ -98,6 +98,11 @@ def begin(planned: Planned, base: Config | None) -> Config:
     """
     config = settings.resolve(planned.flags)
     settings.check_names(config)
+    run = RunFolder(config.run_folder)
+    if run.config.exists():
+        saved = settings.from_dict(read_json(run.config), str(run.config))
+        for name in settings.differences(saved, config).keys() & MAY_GROW:
+            raise UserError(f"{run.root}: was begun with another --{name}: name another --out")
     if base is not None:
         own = {"trial", *FREE, *ARMS[planned.arm].settings}
         others = settings.differences(base, config).keys() - own

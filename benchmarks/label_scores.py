@@ -54,7 +54,7 @@ class Entry:
         selection: seconds taken by asking, the first random round not counted.
         training: seconds taken by training, the first round included.
         kept: the file of each image's scores, and the name of the last round's checkpoint there.
-        asked: number of rounds, trained or not.
+        asked: number of rounds that ask, trained or not.
         made: what it was trained with, see `label_stages.made_with`, and its threads.
     """
 
@@ -164,7 +164,7 @@ def read_entry(planned: Planned, sets: Sequence[str]) -> Entry | None:
         training = [seconds.get("train dense", 0.0)]
     elif journal.shared:
         training.append(journals[1].seconds.get("train round_00", 0.0))
-    asking = [v for name, v in seconds.items() if name.startswith("ask ") and "_00" not in name]
+    asking = [seconds.get(f"ask round_{index:02d}", 0.0) for index in range(1, config.rounds)]
     return Entry(
         arm=planned.arm,
         seed=planned.seed,

@@ -64,7 +64,7 @@ OTHER = {
     "pepper": ("0", "0.5"),
     "train_every": ("2", "3"),
     "rounds": ("3", "1"),
-    "retrain": ("2", "0"),
+    "retrain": ("0", "2"),
     "points_per_image": ("60", "70"),
     "first_points": ("grid", "random"),
     "spend": ("pool", "image"),

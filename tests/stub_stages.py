@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = 10
 EARNEST = ("utils.trial_status", "utils.local_trials", "select_best.py --trials")
 PLAN = {"data_root": "D", "trainset": "TR", "testsets": "TE", "with_dense": 0}
-PLAN |= {"with_random": 0, "sample": 0}
+PLAN |= {"random_arm": 0, "sample": 0}
 
 
 def flags_of(words: list[str]) -> dict[str, str]:

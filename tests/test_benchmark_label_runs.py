@@ -215,9 +215,19 @@ def test_an_arm_trains_again_on_the_same_answers_and_its_last_training_counts(
     rounds = tuple(
         (points, {"B": {"maxF": score}}) for points, score in ((5, 0.1), (10, 0.2), (10, 0.3))
     )
+    assert [entry.selection for entry in found.values()] == [0.0, 1.0, 1.0, 0.0]
     entry = dataclasses.replace(found["default"], rounds=rounds)
     assert entry.budgets == [0, 2]
     assert entry.area("maxF", ["B"]) == pytest.approx((0.1 + 0.3) / 2)
+
+
+def test_a_trial_gets_no_further_training_where_its_snapshots_have_gone(tmp_path: Path) -> None:
+    assert set(run_pretended(["default"], tmp_path, Pretended()).values()) == {""}
+    stages = Pretended()
+    faults = run_pretended(["default"], tmp_path, stages, retrain=1)
+    assert faults["base"].endswith("was begun with another --retrain: name another --out")
+    assert faults["default"] == "the base trial of this seed failed"
+    assert stages.seen == []
 
 
 def test_a_trial_notes_what_trained_it(tmp_path: Path) -> None:

@@ -113,3 +113,9 @@ def test_lines_of_the_figure() -> None:
     assert [(points, len(of)) for points, of in line.places] == [(3.0, 2), (10.0, 2)]
     (line,) = round_lines(entries)
     assert [points for points, _ in line.places] == [5.0, 10.0]
+    again = [entry("margin", 0, [(5.0, scores), (10.0, scores), (10.0, scores)])]
+    (line,) = round_lines(again)
+    assert [(points, of) for points, of in line.places] == [
+        (5.0, [(again[0], 0)]),
+        (10.0, [(again[0], 2)]),
+    ]

@@ -310,6 +310,21 @@ def test_a_schedule_of_ones_own():
     assert Config(points_per_image=7, rounds=3, retrain=0).schedule == [3, 2, 2]
 
 
+def test_no_training_is_repeated_as_it_was():
+    assert Config(retrain=2).further_trainings == 2
+    alone = Config(retrain=2, losses_pseudo={})
+    assert alone.further_trainings == 0
+    assert alone.schedule == [5, 5]
+    assert alone.trained_rounds == [0, 1]
+    assert Config(retrain=2, losses_pseudo={}, warm_start=True).round_count == 4
+
+
+def test_one_round_has_no_random_arm_beside_it():
+    assert Config(with_random=True).random_arm
+    assert not Config(with_random=True, rounds=1).random_arm
+    assert not Config().random_arm
+
+
 def test_settings_cannot_be_changed_by_accident():
     config, before = Config(), dict(Config().losses_dense)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -89,7 +89,7 @@ def test_within_a_trial(runs, capsys):
     assert list(best) == [
         *("checkpoint", "name", "chosen_on", "metric", "points", "scores", "compared"),
     ]
-    assert best["name"] == "round_01-best"  # the whole budget, though round 0 is better
+    assert best["name"] == "round_01-best"  # the last round, though round 0 is better
     assert best["points"] == 10
     assert best["scores"]["X"]["MAE"] == 0.12
     assert {arm: one["name"] for arm, one in best["compared"].items()} == {
@@ -142,7 +142,13 @@ def test_a_tie_in_a_trial_is_decided_by_the_second_metric(tmp_path):
     choose(tmp_path, "--trial", "t")
     assert best_in(tmp_path / "t")["name"] == "round_01-last"
     summary = (tmp_path / "t" / "summary.txt").read_text()
-    assert "(arm points, whole budget: by MAE on the validation points)" in summary
+    assert "(arm points, last round: by MAE on the validation points)" in summary
+
+
+def test_a_trial_that_is_still_to_train_again_is_not_called_done(tmp_path):
+    make_trial(tmp_path, "t", trial_rows(0.5, 0.2, 0.1), retrain=1)
+    choose(tmp_path, "--trial", "t")
+    assert "rounds 0 to 1 of 0 to 2 are scored" in (tmp_path / "t/summary.txt").read_text()
 
 
 def test_among_trials(runs, capsys):
@@ -154,9 +160,7 @@ def test_among_trials(runs, capsys):
     assert best["checkpoint"] == str(runs / "s1/round_01/checkpoints/best.pth")
     assert best["chosen_on"] == "validation points"
     # Nor is it the first of the ranking, nor need it have the best score: so it is told why.
-    assert (
-        f"{best['checkpoint']} (arm points, whole budget: by MAE on the validation points)" in told
-    )
+    assert f"{best['checkpoint']} (arm points, last round: by MAE on the validation points)" in told
     assert best["scores"]["X"]["MAE"] == 0.12
     assert best["compared"]["dense"]["scores"]["X"]["MAE"] == 0.08
     assert set(best) == {
@@ -205,7 +209,7 @@ def test_among_trials_on_the_test_sets(tmp_path, capsys):
     assert "\nmean of X+Y " in told
     assert best_in(tmp_path)["trial"] == "u"
     assert best_in(tmp_path)["chosen_on"] == "test sets"
-    assert "(arm points, whole budget: by MAE on the test sets)" in told
+    assert "(arm points, last round: by MAE on the test sets)" in told
     choose(tmp_path, "--trials", "t", "u", "--on_test", "--sets", "X")
     assert best_in(tmp_path)["trial"] == "t"
     assert set(best_in(tmp_path)["scores"]) == {"X"}

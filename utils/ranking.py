@@ -269,7 +269,7 @@ def choose(rows: Sequence[Row], metric: str, on_test: bool) -> str:
 
 
 def eligible(rows: Sequence[Row], arm: str, any_round: bool) -> list[Row]:
-    """Return the rows of an arm's checkpoints that had the most points, or of all of them."""
+    """Return the rows of the checkpoints of an arm's last round, or of all of its rounds."""
     mine = [row for row in rows if row["arm"] == arm]
     last = max((int(row["round"] or 0) for row in mine), default=None)
     return [row for row in mine if any_round or int(row["round"] or 0) == last]

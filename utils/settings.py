@@ -20,6 +20,7 @@ from config import (
     FIELDS,
     FREE,
     HUMAN,
+    MAY_GROW,
     PRESETS,
     SAMPLE,
     SAMPLE_GROUPS,
@@ -225,7 +226,11 @@ def require_same(config: Config, trained_with: dict[str, Any], checkpoint: Path)
 
 def _told(old: Config, new: Config, free: AbstractSet[str] = FREE) -> str:
     """Tell the fields that differ and may not change any more; empty: none."""
-    changed = {k: v for k, v in differences(old, new).items() if k not in free}
+    changed = {
+        name: (before, after)
+        for name, (before, after) in differences(old, new).items()
+        if name not in free and not (name in MAY_GROW and after > before)
+    }
     return ", ".join(f"{name} {before} -> {after}" for name, (before, after) in changed.items())
 
 

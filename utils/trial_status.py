@@ -20,7 +20,7 @@ from utils.cli import Parser
 from utils.errors import UserError, run_script
 from utils.files import read_json
 from utils.run_folder import RunFolder
-from utils.schedule import trained_rounds
+from utils.schedule import further_trainings, trained_rounds
 from utils.slurm_queue import Job, queued_jobs, refuse_active
 from utils.tables import read_rows, text_table
 
@@ -67,10 +67,11 @@ class Standing:
 
 def steps(run: RunFolder, settings: dict[str, Any]) -> Iterator[Step]:
     """Yield the stages of a trial in the order of gco.sh."""
-    asked, again = settings["rounds"], settings.get("retrain", 0)
-    trained = trained_rounds(asked, settings.get("train_every", 1), again)
-    for index in range(asked + again):
-        for arm in ("points", "random") if index and settings["with_random"] else ("points",):
+    asked, count = settings["rounds"], _round_count(settings)
+    trained = trained_rounds(asked, settings.get("train_every", 1), count - asked)
+    random_arm = settings["with_random"] and asked > 1
+    for index in range(count):
+        for arm in ("points", "random") if index and random_arm else ("points",):
             folder = run.training(arm, index)
             yield Step(f"ask {arm}", index, run.points(arm, index))
             if index in trained:
@@ -79,6 +80,12 @@ def steps(run: RunFolder, settings: dict[str, Any]) -> Iterator[Step]:
             yield Step("train dense", None, run.trained("dense", 0), run.training("dense", 0))
     yield Step("test and evaluate", None, run.scores)
     yield Step("choose", None, run.best)
+
+
+def _round_count(settings: dict[str, Any]) -> int:
+    """Return all rounds of a trial; its settings may be of a time before some fields."""
+    taught, warm = bool(settings.get("losses_pseudo")), bool(settings.get("warm_start"))
+    return settings["rounds"] + further_trainings(settings.get("retrain", 0), taught, warm)
 
 
 def standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
@@ -103,7 +110,7 @@ def _standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
     settings = read_json(run.config)
     try:
         todo = [step for step in steps(run, settings) if not step.result.exists()]
-        rounds, epochs = settings["rounds"] + settings.get("retrain", 0), settings["epochs"]
+        rounds, epochs = _round_count(settings), settings["epochs"]
     except (TypeError, KeyError, ValueError):
         raise UserError(f"{run.config}: holds no settings of a trial: mend or delete it") from None
     seen, score = _last_sign(run, logs), _validation_score(run)

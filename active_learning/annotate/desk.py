@@ -283,8 +283,7 @@ class Desk:
         if some_open:
             return "others"
         config = self.config
-        rounds = config.round_count
-        files = 1 + rounds + (rounds - 1) * config.with_random
+        files = 1 + config.rounds + (config.rounds - 1) * config.with_random
         return "finished" if len(self._seen) >= files else "training"
 
     def _picture(self, body: Mapping[str, Any]) -> int:

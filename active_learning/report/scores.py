@@ -39,7 +39,7 @@ def curve(trial: Trial) -> Html:
             levels |= level
     if not charts:
         raise LeftOut("no round has been scored yet")
-    told = f"Mean over {on}, of each round's best checkpoint."
+    told = f"Mean over {on}, of the best checkpoint of the last training on as many points."
     return join(
         [
             tag("p", told),
@@ -102,7 +102,7 @@ def sheets(trial: Trial) -> Html:
     config, parts = trial.config, []
     drawn = [
         (index, draw_round(trial.run, index, config.data_root, config.trainset))
-        for index in range(config.round_count)
+        for index in range(config.rounds)
     ]
     there = [(index, path) for index, path in drawn if path is not None]
     if not there:

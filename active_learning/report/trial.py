@@ -102,7 +102,8 @@ class Trial:
     @cached_property
     def asked(self) -> dict[tuple[str, int], dict[str, Progress]]:
         """How far the questions have got, by arm and round, then by image."""
-        return {place: progress(of, self.standing) for place, of in self.questions.items()}
+        # A round that only trains again has a file without questions.
+        return {place: progress(of, self.standing) for place, of in self.questions.items() if of}
 
     @cached_property
     def finished(self) -> dict[tuple[str, int], list[Point]]:
@@ -141,8 +142,8 @@ class Trial:
     """Images whose masks were looked at, that have one, and in all; known after `truths`."""
 
     def _places(self) -> list[tuple[str, int]]:
-        """Return arm and round of all that may be answered."""
-        rounds = [(arm, i) for i in range(self.config.round_count) for arm in ("points", "random")]
+        """Return arm and round of all that is asked."""
+        rounds = [(arm, i) for i in range(self.config.rounds) for arm in ("points", "random")]
         return [(VALIDATION, 0), *(place for place in rounds if place != ("random", 0))]
 
     def _points_file(self, arm: str, index: int) -> Path:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -296,6 +297,12 @@ def test_serving_ends_when_all_is_done(trial: Config, monkeypatch: pytest.Monkey
     while state["questions"]:
         state = answer(trial, port, state["questions"][0], annotator="ann", answer="b")
     assert state["stage"] == "training"
+    # Of the last round that asks: what is trained after it brings no question.
+    alone = dataclasses.replace(trial, rounds=1, retrain=1)
+    held_out = RunFolder(trial.run_folder).validation_questions
+    held_out.parent.mkdir(exist_ok=True)
+    held_out.write_bytes(path.read_bytes())
+    assert Desk(alone).state("ann")["stage"] == "finished"
     thread.join(20)
     assert not thread.is_alive()
     assert len(rows(trial)) == 12

@@ -160,6 +160,8 @@ def test_a_round_that_only_trains_again_asks_nobody(
     sample_root, tmp_path, networks, monkeypatch, arm, oracle
 ):
     config = trial(sample_root, tmp_path, rounds=2, retrain=1)
+    with pytest.raises(UserError, match=r"round_00/points\.csv"):
+        choose_round(Pool(config), arm, 2)
     run = ask(config, 2, "points")
     if arm == "random":
         ask_round(config, "random", 1)

@@ -381,7 +381,10 @@ def test_scores_at_held_out_points_alone(tmp_path: Path) -> None:
     rows = [row for row in score(run) if row["set"] == "validation"]
     write_scores(run.scores, rows)
     _, page = write(run)
-    assert "Mean over held-out points, of each round's best checkpoint." in page.texts
+    told = (
+        "Mean over held-out points, of the best checkpoint of the last training on as many points."
+    )
+    assert told in page.texts
     assert f"asked points, 5: {rows[1]['maxF']:.4f}" in page.texts
 
 

@@ -163,6 +163,18 @@ def test_free_fields_may_change_and_stay_changed(name, runs):
     assert getattr(parse(["--runs", str(runs)], "")[0], name) == value
 
 
+def test_further_trainings_may_follow_when_all_is_over_and_none_is_taken_back(runs):
+    saved = begin(runs, "--retrain", "1")
+    trained(saved)
+    more, _ = parse(["--runs", str(runs), "--retrain", "3"], "")
+    assert more.round_count == saved.round_count + 2
+    settings.require_same(more, settings.to_dict(saved), Path("last.pth"))
+    save(more)
+    refused(["--runs", str(runs), "--retrain", "2"], r"config\.json: .*retrain 3 -> 2")
+    with pytest.raises(UserError, match="retrain 3 -> 1"):
+        settings.require_same(saved, settings.to_dict(more), Path("last.pth"))
+
+
 def test_runs_may_be_moved(runs, tmp_path, monkeypatch):
     begin(runs)
     moved = tmp_path / "moved"
@@ -321,6 +333,7 @@ def test_settings_from_before_a_field_mean_what_they_meant():
     old = settings.to_dict(Config(lr=0.5))
     then = {"losses_pseudo": {}, "pseudo_scale": 1.0, "average": 0.0, "spend": "image"}
     then |= {
+        "retrain": 0,
         "pseudo_agree": False,
         "pseudo_colours": False,
         "ask_agree": False,

@@ -63,7 +63,10 @@ def test_the_stages_are_those_of_gco_in_its_order(tmp_path: Path) -> None:
     sparing = {**fewer, "rounds": 4, "train_every": 2}
     trained = [step.round for step in steps(RunFolder(tmp_path), sparing) if "train" in step.name]
     assert trained == [0, 2, 3]
-    again = {**fewer, "rounds": 1, "retrain": 2}
+    again = {**fewer, "rounds": 1, "with_random": True, "retrain": 2}
+    names = [step.name for step in steps(RunFolder(tmp_path), again)]
+    assert names == ["ask points", "train points", "test and evaluate", "choose"]  # none teaches
+    again["losses_pseudo"] = {"bce": 1.0}
     names = [step.name for step in steps(RunFolder(tmp_path), again)]
     assert names == [*["ask points", "train points"] * 3, "test and evaluate", "choose"]
     assert standing(begin(tmp_path, "again", **again), []).rounds == 3
