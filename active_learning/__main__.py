@@ -2,8 +2,9 @@
 
 Round 0 asks about random pixels, of the training images (unless ``--first_points`` says otherwise)
 and of the validation images. A later round asks where the snapshots of the last round that was
-trained are uncertain (or at random: ``--arm random``). A round that has been asked is left alone;
-one that was interrupted goes on with the images that were not looked at.
+trained are uncertain (or at random: ``--arm random``); one that only trains again (``--retrain``)
+asks nothing, which is written down. A round that has been asked is left alone; one that was
+interrupted goes on with the images that were not looked at.
 
 Where people answer (``--oracle human``), the questions are written down, and a server puts them to
 people in a browser; the round goes on when all are answered. With ``--no_wait`` it ends with status

@@ -55,7 +55,8 @@ class Teacher:
 
     They come from the snapshots of this training, the newest ones, as soon as there is one at the
     end of its first cycle (as the ensemble of one trajectory teaches in temporal ensembling, Laine
-    and Aila, ICLR 2017), and until then from those of the round before, which know fewer answers.
+    and Aila, ICLR 2017), and until then from those of the training before, which may know fewer
+    answers.
     In the first cycle of the first round there are none. The snapshots' mean map of an image and
     its mirror image is brought into agreement with the answers by `agree`, corrected by the
     picture's colours (`by_colours`) and cut along its edges (`cut`). Nothing but points, pictures
@@ -74,7 +75,7 @@ class Teacher:
         pieces: places of the images in pieces of work, see `datasets.groups.images_apart`.
         batch_size: images looked at at a time.
         own: folder of this training's snapshots.
-        earlier: folder of those of the round before, None in the first.
+        earlier: folder of those of the training before, None in the first.
         how: what is done to the maps.
 
     Attributes:
@@ -113,8 +114,8 @@ class Teacher:
             machine: where to compute.
 
         Raises:
-            UserError: there are no own snapshots yet, and none of the round before; or their maps
-                are not finite.
+            UserError: there are no own snapshots yet, and none of the training before; or their
+                maps are not finite.
         """
         own = list_snapshots(self.own, epoch)
         earlier = list_snapshots(self.earlier) if self.earlier else []

@@ -5,11 +5,11 @@ arms ask within the project's own pipeline: one candidate a superpixel, the snap
 round as the ensemble. What sets a published baseline apart is its acquisition, its choice among
 candidates, and that it knows neither an attack nor neighbours.
 
-Self-training (``losses_pseudo``, on by default) follows the rounds. An arm of one round (grid,
-object, ours_1, random_1, rounds_1) is taught by its own snapshots alone, in the cycles after the
-first; one of two rounds by the first round's from the first epoch of the last; more rounds are more
-generations of teachers. So arms of other rounds than the base's differ in more than their points,
-but for ``--losses_pseudo ''``.
+Self-training (``losses_pseudo``, on by default) follows the trainings. A trial's first one is
+taught by its own snapshots alone, in the cycles after the first; each further one until then by
+those of the training before. So arms of other rounds than the base's (grid, object, ours_1,
+random_1, rounds_*) differ in the generations of their teachers, too, but for
+``--losses_pseudo ''``.
 """
 
 from __future__ import annotations

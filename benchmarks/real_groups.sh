@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Co-salient groups of real photographs, with masks and with points, small enough for two CPU cores
-# (about half an hour): a network that relates the images of a group beside one that does not.
+# (about 40 minutes): a network that relates the images of a group beside one that does not.
 #
 #   benchmarks/real_groups.sh DATA_ROOT MOBILENET_WEIGHTS [more flags of gco.sh]
 #

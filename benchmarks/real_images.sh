@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole pipeline on real photographs, small enough for two CPU cores (about 40 minutes):
+# The whole pipeline on real photographs, small enough for two CPU cores (about an hour):
 #
 #   benchmarks/real_images.sh DATA_ROOT MOBILENET_WEIGHTS [more flags of gco.sh]
 #

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Co-salient object against distractor: a network that relates the images of a group beside one that
-# does not, with masks and with points, on groups of the made sample data (about an hour on one core):
+# does not, with masks and with points, on groups of the made sample data (over an hour on one core):
 #
 #   benchmarks/sample_groups.sh MOBILENET_WEIGHTS [more flags of gco.sh]
 set -euo pipefail

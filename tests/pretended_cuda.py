@@ -1,4 +1,4 @@
-"""A GPU that is none: a pytest plugin under which CUDA code runs, and errs as on a GPU, on a CPU.
+"""A GPU that is none: a pytest plugin under which CUDA code runs on a CPU.
 
     python -m pytest -p tests.pretended_cuda tests/test_cuda.py
 
@@ -29,9 +29,15 @@ from torch.utils.backend_registration import (
 
 CUDA = torch.device("cuda", 0)
 ATEN = torch.ops.aten
-BETWEEN = {ATEN.copy_.default, ATEN._to_copy.default, ATEN.index.Tensor, ATEN.index_put.default}
-BETWEEN |= {ATEN.index_put_.default, ATEN._index_put_impl_.default}
-"""Operations that take tensors of both devices on a GPU, too: copies, and indices from the CPU."""
+COPIES = {ATEN.copy_.default, ATEN._to_copy.default}
+"""Operations between the devices."""
+
+INDEXED = {ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default}
+INDEXED |= {ATEN._index_put_impl_.default}
+"""Operations that take indices (their second argument) from the CPU, too."""
+
+JOINED = {ATEN.cat.default, ATEN.stack.default}
+"""Operations that take no number from the CPU, as others do."""
 
 SEEN: Counter[str] = Counter()
 """Operations that ran on the pretended device."""
@@ -112,7 +118,7 @@ def run(operation: Any, args: Sequence, kwargs: Mapping[str, Any]) -> Any:
     """Run an operation on what the arguments hold; its result is on the device that it would be."""
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     there = [tensor for tensor in tensors if isinstance(tensor, OnCuda)]
-    check_devices(operation, args, tensors, there)
+    check_devices(operation, args, kwargs)
     SEEN[str(operation)] += bool(there)
     device, plain = kwargs.get("device"), {**kwargs}
     if device is not None:
@@ -133,15 +139,22 @@ def run(operation: Any, args: Sequence, kwargs: Mapping[str, Any]) -> Any:
     return tree_map(wrap, found)
 
 
-def check_devices(
-    operation: Any, args: Sequence, tensors: Sequence[torch.Tensor], there: Sequence[torch.Tensor]
-) -> None:
+def check_devices(operation: Any, args: Sequence, kwargs: Mapping[str, Any]) -> None:
     """Raise what a GPU would of an operation on tensors of both devices; numbers may mix."""
-    here = [t for t in tensors if not isinstance(t, OnCuda) and (t.dim() or operation in BETWEEN)]
-    between = operation in BETWEEN
-    if operation is ATEN.index.Tensor and there and not isinstance(args[0], OnCuda):
-        between = False  # a CPU tensor takes no indices from a GPU
-    if here and there and not between:
+    generator, device = kwargs.get("generator"), kwargs.get("device")
+    if generator is not None and device is not None and torch.device(device).type != "cpu":
+        raise RuntimeError(
+            f"Expected a 'cuda' device type for generator but found 'cpu': {operation}"
+        )
+    if operation in COPIES:
+        return
+    looked_at = [args, kwargs]
+    if operation in INDEXED and isinstance(args[0], OnCuda):
+        looked_at = [args[0], args[2:], kwargs]
+    tensors = [leaf for leaf in tree_leaves(looked_at) if isinstance(leaf, torch.Tensor)]
+    strict = operation in JOINED or operation in INDEXED
+    here = [t for t in tensors if not isinstance(t, OnCuda) and (t.dim() or strict)]
+    if here and any(isinstance(tensor, OnCuda) for tensor in tensors):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in here)
         raise RuntimeError(
             f"Expected all tensors to be on the same device: {operation}, on the CPU: {shapes}"

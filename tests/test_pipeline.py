@@ -37,7 +37,7 @@ def end_of(log: Path) -> str:
 
 @pytest.mark.timeout(600)
 def test_the_pipeline_runs_and_survives_kills(tiny: list[str], tmp_path: Path) -> None:
-    flags = [*tiny, "--with_random"]
+    flags = [*tiny, "--with_random", "--retrain", "1"]
     log = tmp_path / "undisturbed.log"
     process = start(flags, log)
     began = time.monotonic()
@@ -69,23 +69,23 @@ def check_run_folder(run: Path) -> None:
     written = ("config.json", "scores.csv", "best.json", "curve.png", "report.html")
     for name in (*written, "oracle/ledger.csv"):
         assert (run / name).stat().st_size > 0
-    for folder in ("dense", "round_00", "round_01", "random/round_01"):
+    for folder in ("dense", "round_00", "round_01", "round_02", "random/round_02"):
         for name in ("checkpoints/last.pth", "checkpoints/best.pth", "log.csv", "trained.json"):
             assert (run / folder / name).exists()
         assert len(list((run / folder / "snapshots").iterdir())) == 2
     assert (run / "round_01/sheet.png").stat().st_size > 10_000
     rows = read_rows(run / "scores.csv", ("checkpoint", "set", "points"))
-    assert len(rows) == 2 * 4
+    assert len(rows) == 2 * 6
     assert not [
         path for path in run.rglob(".*") if path.is_file() and "tensorboard" not in str(path)
     ]
     budgets = {row["checkpoint"]: row["points"] for row in rows}
-    assert budgets["round_01-best"] == budgets["random-round_01-best"] == "4"
+    assert budgets["round_01-best"] == budgets["random-round_02-best"] == "4"
     asked = [p for r in range(2) for p in read_points(run / f"round_0{r}/points.csv")]
     per_image = {name: sum(p.image == name for p in asked) for name in {p.image for p in asked}}
     assert set(per_image.values()) == {4}
     assert len({(p.image, p.x, p.y) for p in asked}) == len(asked)
-    assert read_json(run / "best.json")["name"] == "round_01-best"
+    assert read_json(run / "best.json")["name"] == "round_02-best"
 
 
 def assert_same_results(one: Path, other: Path) -> None:
@@ -97,7 +97,7 @@ def assert_same_results(one: Path, other: Path) -> None:
     ).read_bytes()
     ledgers = [read_points(run / "oracle/ledger.csv") for run in (one, other)]
     assert sorted(ledgers[0]) == sorted(ledgers[1])
-    for folder in ("dense", "round_01", "random/round_01"):
+    for folder in ("dense", "round_01", "round_02", "random/round_02"):
         first, second = (
             load_checkpoint(run / folder / "checkpoints/last.pth")["model"] for run in (one, other)
         )

@@ -13,10 +13,13 @@ from torch.utils import backend_registration
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = "tests.pretended_cuda"
 
+NEEDED = ("_setup_privateuseone_for_python_backend", "_DummyPrivateUse1Hook")
+
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available()
-    or not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason="a GPU is there (test_cuda.py uses it), or PyTorch is older than 2.10",
+    or not all(hasattr(backend_registration, name) for name in NEEDED)
+    or not hasattr(torch._C, "_ensureCUDADeviceGuardSet"),
+    reason="a GPU is there (test_cuda.py uses it), or this PyTorch knows no devices in Python",
 )
 
 MISTAKES = """
@@ -40,6 +43,9 @@ with Pretending():
     print(told(lambda: there + here))
     print(told(lambda: there.numpy()))
     print(told(lambda: here[torch.tensor([1], device="cuda")]))
+    print(told(lambda: torch.stack([there.sum(), here.sum()])))
+    print(told(lambda: torch.rand(2, device="cuda", generator=torch.Generator())))
+    print(told(lambda: here.index_put_((torch.tensor([0]),), there[:1])))
     net(there).square().sum().backward()
     print(net[0].weight.grad.device, (there + 1).device, there.cpu().device)
     print(there.cpu().numpy().shape, told(lambda: there[torch.tensor([1])] * 2.0))
@@ -63,7 +69,12 @@ def test_the_pretended_device_tells_what_a_gpu_would() -> None:
     assert lines[1].startswith(f"{mixed}add.Tensor")
     assert "can't convert cuda:0" in lines[2]
     assert lines[3].startswith(f"{mixed}index.Tensor")
-    assert lines[4:] == ["cuda:0 cuda:0 cpu", "(2, 3, 8, 8) nothing", "True"]
+    assert lines[4].startswith(f"{mixed}stack.default") or lines[4].startswith(
+        f"{mixed}cat.default"
+    )
+    assert "for generator" in lines[5]
+    assert lines[6].startswith(mixed)
+    assert lines[7:] == ["cuda:0 cuda:0 cpu", "(2, 3, 8, 8) nothing", "True"]
 
 
 @pytest.mark.timeout(600)
