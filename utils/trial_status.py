@@ -110,6 +110,8 @@ def _standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
     settings = read_json(run.config)
     try:
         todo = [step for step in steps(run, settings) if not step.result.exists()]
+        if not todo and _sets_that_lack_scores(run, settings):
+            todo = [Step("test and evaluate", None, run.scores)]
         rounds, epochs = _round_count(settings), settings["epochs"]
     except (TypeError, KeyError, ValueError):
         raise UserError(f"{run.config}: holds no settings of a trial: mend or delete it") from None
@@ -119,6 +121,17 @@ def _standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
     now = todo[0]
     epoch = f"{_epochs_done(now.folder)}/{epochs}" if now.folder else ""
     return Standing(now.name, now.round, rounds, epoch, score, seen)
+
+
+def _sets_that_lack_scores(run: RunFolder, settings: dict[str, Any]) -> set[str]:
+    """Return the test sets on which the last round has no scores: they were named since."""
+    wanted = set(filter(None, settings.get("testsets", "").split("+")))
+    last = run.checkpoint_name(run.checkpoint("points", _round_count(settings) - 1, "best"))
+    try:
+        rows = read_rows(run.scores, ("checkpoint", "set")) if wanted else []
+    except UserError:
+        rows = []
+    return wanted - {row["set"] for row in rows if row["checkpoint"] == last}
 
 
 def _epochs_done(training: Path) -> int:

@@ -84,6 +84,19 @@ def test_a_trial_stands_at_its_first_stage_without_a_result(tmp_path: Path) -> N
     assert standing(run, []).finished
 
 
+def test_a_test_set_that_was_named_when_all_was_over_is_still_to_be_scored(tmp_path: Path) -> None:
+    run = begin(tmp_path, testsets="A")
+    for step in steps(run, SETTINGS):
+        write(step.result)
+    assert standing(run, []).stage == "test and evaluate"  # scores that are none
+    write(run.scores, "checkpoint,set\nround_01-best,A\nround_00-best,B\n")
+    assert standing(run, []).finished
+    write(run.config, json.dumps({**SETTINGS, "testsets": "A+B"}))
+    assert standing(run, []).stage == "test and evaluate"
+    write(run.scores, "checkpoint,set\nround_01-best,A\nround_01-best,B\n")
+    assert standing(run, []).finished
+
+
 def test_epochs_and_scores_are_of_the_training_in_hand(tmp_path: Path) -> None:
     run = begin(tmp_path, ensemble="deep")
     write(run.points("points", 0))
