@@ -131,7 +131,7 @@ class Config:
     retrain: int = knob(
         1,
         "rounds after these that ask nothing: each trains again, taught by the training before "
-        "(none where nothing is, with --losses_pseudo '' and no --warm_start); may be raised later",
+        "(left out with --losses_pseudo '', unless with --warm_start); may be raised later",
     )
     train_every: int = knob(
         1,
