@@ -42,7 +42,8 @@ class Trial:
         return len(log.read_text().splitlines()) - 1 if log.exists() else 0
 
     def start_training(self, **variables: str) -> subprocess.Popen:
-        process = self.start(STUB_SECONDS="0.2", **variables)
+        # Ten epochs: long enough for it to be still at work when this process's turn comes.
+        process = self.start(STUB_SECONDS="1", **variables)
         end = time.monotonic() + 60
         while self.epochs() < 1:
             assert process.poll() is None, self.log.read_text()
