@@ -184,6 +184,8 @@ def sweep(
     todo = cases(pipeline, timed)
     chance.shuffle(todo)
     tried = [name for name in SCENARIOS if not sample or name.startswith(SAMPLED)]
+    if "deep" in pipeline.more:  # its members are asked, not snapshots
+        tried = [name for name in tried if not name.startswith("a snapshot")]
     found = [(OTHER, name, scenario(name, pipeline)) for name in tried]
     found += [(KILLED, IN_A_ROW, row_of_kills(pipeline, chance)) for _ in range(timed > 0)]
     todo = sampled(todo) if sample else todo
