@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from utils.config_checks import check_values
 from utils.errors import run_script
-from utils.schedule import further_trainings, trained_rounds
+from utils.schedule import trained_rounds
 
 Weights = dict[str, float]
 """Loss name -> weight; on the command line ``bce=1+iou=0.5``."""
@@ -223,8 +223,12 @@ class Config:
 
     @property
     def further_trainings(self) -> int:
-        """Rounds that only train again: ``retrain``, where that teaches anything."""
-        return further_trainings(self.retrain, bool(self.losses_pseudo), self.warm_start)
+        """Rounds that only train again: ``retrain``, but where that would change nothing.
+
+        Without snapshots to teach it (``losses_pseudo``) or weights to go on from, each of them
+        would be the last training over again, bit for bit.
+        """
+        return self.retrain if self.losses_pseudo or self.warm_start else 0
 
     @property
     def round_count(self) -> int:

@@ -1,10 +1,9 @@
 """Choose the checkpoint to keep, and compare it with dense masks: ``select_best.py --trial T``.
 
 Reads ``runs/<trial>/scores.csv`` and chooses by the held-out split (its points, lowest MAE) among
-the tested checkpoints of the last round (``--any_round``: of any). Which epoch of a
-training is its ``best`` was chosen on the same images, by train.py. Writes ``best.json``,
-``best.pth`` (a link to the weights, or a copy) and ``summary.txt`` and prints the table: metric x
-{points, dense, ratio}.
+the tested checkpoints of the last round (``--any_round``: of any). Which epoch of a training is its
+``best`` was chosen on the same images, by train.py. Writes ``best.json``, ``best.pth`` (a link to
+the weights, or a copy) and ``summary.txt`` and prints the table: metric x {points, dense, ratio}.
 
 ``--trials seed_0 'lr_*'`` ranks the checkpoints of many trials, tells mean and spread over those
 that differ in the seed alone, and writes ``best.json`` and ``best.pth`` to ``--out``. ``--compare

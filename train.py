@@ -494,9 +494,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config, args = settings.parse(argv, __doc__, extend)
     settings.check_names(config)
-    if not 0 <= args.round < config.round_count:
-        last = config.round_count - 1
-        raise UserError(f"--round {args.round}: the trial's rounds are 0 to {last}")
+    settings.check_round(config, args.round)
     if args.arm != "dense" and args.round not in config.trained_rounds:
         print(f"round {args.round}: not trained (--train_every {config.train_every})")
         return 0

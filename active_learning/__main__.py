@@ -28,7 +28,6 @@ from datasets.checked import require_checked
 from models import require_weights
 from utils import settings
 from utils.distributed import barrier, is_main, world
-from utils.errors import UserError
 from utils.locks import held
 from utils.run_folder import RunFolder
 from utils.stages import run_stage
@@ -46,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config, args = settings.parse(argv, __doc__, extend)
     settings.check_names(config)
-    if not 0 <= args.round < config.round_count:
-        last = config.round_count - 1
-        raise UserError(f"--round {args.round}: the trial's rounds are 0 to {last}")
+    settings.check_round(config, args.round)
     run = RunFolder(config.run_folder)
     # All arms' answers go into one ledger, which is read at the start and written at the end.
     with (

@@ -56,11 +56,10 @@ class Teacher:
     They come from the snapshots of this training, the newest ones, as soon as there is one at the
     end of its first cycle (as the ensemble of one trajectory teaches in temporal ensembling, Laine
     and Aila, ICLR 2017), and until then from those of the training before, which may know fewer
-    answers.
-    In the first cycle of the first round there are none. The snapshots' mean map of an image and
-    its mirror image is brought into agreement with the answers by `agree`, corrected by the
-    picture's colours (`by_colours`) and cut along its edges (`cut`). Nothing but points, pictures
-    and networks is looked at.
+    answers. In the first cycle of the first round there are none. The snapshots' mean map of an
+    image and its mirror image is brought into agreement with the answers by `agree`, corrected by
+    the picture's colours (`by_colours`) and cut along its edges (`cut`). Nothing but points,
+    pictures and networks is looked at.
 
     Where corrected map and cut have little in common, the map is mostly of nothing, or of something
     else. Such an image has the map for a label as the answers left it, in its greys. (A loss may

@@ -31,6 +31,7 @@ import select_best
 import test
 import train
 from benchmarks.fault_injection import Injection
+from config import Config
 from datasets.sample import make_sample
 from models import build_model
 from models.saliency_net import NO_PARTS
@@ -153,6 +154,11 @@ class Pipeline:
             *("--retrain", "0", "--validation_fraction", "0.2", "--device", "cpu"),
             *("--workers", "0", *self.more),
         ]
+
+    @property
+    def config(self) -> Config:
+        """The trial's settings."""
+        return settings.parse(self.flags, "")[0]
 
     def run_whole(self) -> None:
         """Run all stages, keeping the folder as it was before and after each.

@@ -43,7 +43,6 @@ from benchmarks.fault_readers import readers
 from benchmarks.fault_scenarios import SCENARIOS
 from benchmarks.fault_scenarios import attempt as scenario
 from benchmarks.fault_stages import Ended, Pipeline, Stage, prepare, stages
-from utils import settings
 from utils.errors import run_script
 from utils.files import write_json
 from utils.stopping import EXIT_STOPPED
@@ -184,7 +183,7 @@ def sweep(
     todo = cases(pipeline, timed)
     chance.shuffle(todo)
     tried = [name for name in SCENARIOS if not sample or name.startswith(SAMPLED)]
-    if "deep" in pipeline.more:  # its members are asked, not snapshots
+    if pipeline.config.ensemble == "deep":  # its members are asked, not snapshots
         tried = [name for name in tried if not name.startswith("a snapshot")]
     found = [(OTHER, name, scenario(name, pipeline)) for name in tried]
     found += [(KILLED, IN_A_ROW, row_of_kills(pipeline, chance)) for _ in range(timed > 0)]
@@ -246,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         arms = ("dense", "random") if args.with_random else ("dense",)
         pipeline = Pipeline(Path(folder), [], tuple(flags))
-        pipeline.stages = stages(settings.parse(pipeline.flags, "")[0].round_count, arms)
+        pipeline.stages = stages(pipeline.config.round_count, arms)
         pipeline.run_whole()
         result = spoil_files(pipeline, FEW if args.sample else args.spoilt, chance)
         timed = 0 if args.sample else args.timed

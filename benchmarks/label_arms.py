@@ -129,6 +129,7 @@ ARMS: dict[str, Arm] = {
     "no_colours": Arm("pseudo labels whatever colours there are", {"pseudo_colours": False}),
     "no_cut": Arm("pseudo labels whatever edges there are", {"pseudo_cut": False}),
     "no_trust": Arm("no grey pseudo labels", {"pseudo_trust": 0.0}),
+    "no_retrain": Arm("no last training on the same answers", {"retrain": 0}),
     "no_self_training": Arm("no losses on pseudo labels", {"losses_pseudo": {}}),
 }
 

@@ -101,8 +101,9 @@ def begin(planned: Planned, base: Config | None) -> Config:
     run = RunFolder(config.run_folder)
     if run.config.exists():
         saved = settings.from_dict(read_json(run.config), str(run.config))
-        for name in settings.differences(saved, config).keys() & MAY_GROW:
-            raise UserError(f"{run.root}: was begun with another --{name}: name another --out")
+        if grown := settings.differences(saved, config).keys() & MAY_GROW:
+            told = ", ".join(f"--{name}" for name in sorted(grown))
+            raise UserError(f"{run.root}: was begun with another {told}: name another --out")
     if base is not None:
         own = {"trial", *FREE, *ARMS[planned.arm].settings}
         others = settings.differences(base, config).keys() - own

@@ -32,7 +32,7 @@ from datasets.round_labels import read_point_labels
 from datasets.training import Labels
 from utils import settings
 from utils.device import choose_machine
-from utils.errors import UserError, run_script
+from utils.errors import run_script
 from utils.run_folder import RunFolder
 from utils.tables import text_table
 
@@ -125,8 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--images", type=int, default=180, help="images, evenly spaced")
 
     config, args = settings.parse(argv, __doc__, extend)
-    if not 1 <= args.round < config.round_count:
-        raise UserError(f"--round {args.round}: must be 1 to {config.round_count - 1}")
+    settings.check_round(config, args.round, first=1)
     machine = choose_machine(config.device, config.precision)
     run = RunFolder(config.run_folder)
     samples = settings.training_images(config)[0]

@@ -54,7 +54,7 @@ def repo(tmp_path: Path) -> Path:
     """A copy of the script, with a gco.sh that notes its arguments and a faked Slurm."""
     repo = tmp_path / "re po"
     shutil.copytree(ROOT / "utils", repo / "utils", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("sub_by_id.sh", "requirements.txt"):
+    for name in ("config.py", "sub_by_id.sh", "requirements.txt"):
         shutil.copy(ROOT / name, repo)
     (repo / "bin").mkdir()
     fakes = {"sbatch": SBATCH, "scontrol": SCONTROL, "squeue": "#!/bin/sh\n", "python": PYTHON}
@@ -253,7 +253,7 @@ def test_who_asks_or_chooses_submits_nothing(repo: Path, mode: str, more: str) -
 @pytest.mark.parametrize("force", ["", "--force"])
 def test_missing_sets_are_told_before_anything_is_submitted(repo: Path, force: str) -> None:
     """But where they can be seen from the nodes of the cluster alone."""
-    for name in ("config.py", "active_learning", "datasets", "losses", "models"):
+    for name in ("active_learning", "datasets", "losses", "models"):
         (repo / name).symlink_to(ROOT / name)
     (repo / "bin" / "python").write_text('#!/bin/sh\nexec "$REAL_PYTHON" "$@"\n')
     flags = ["--data_root", str(repo / "nothing"), "--trainset", "A", *filter(None, [force])]

@@ -26,20 +26,6 @@ def trained_rounds(rounds: int, every: int, retrain: int = 0) -> list[int]:
     return sorted({*range(0, rounds, every), *range(rounds - 1, rounds + retrain)})
 
 
-def further_trainings(retrain: int, taught: bool, warm_start: bool) -> int:
-    """Return how many rounds follow that only train again.
-
-    Args:
-        retrain: how many are wanted.
-        taught: whether earlier snapshots teach (``losses_pseudo``).
-        warm_start: whether a training goes on from the last one's weights.
-
-    Returns:
-        None where each would be the last training over again, bit for bit.
-    """
-    return retrain if taught or warm_start else 0
-
-
 def snapshot_epochs(epochs: int, snapshots: int, first_cycle: float) -> list[int]:
     """Return the epochs (1-based, increasing, the last one is ``epochs``) that end a cycle.
 

@@ -313,6 +313,13 @@ def save(config: Config) -> Path:
     return path
 
 
+def check_round(config: Config, index: int, first: int = 0) -> None:
+    """Raise `UserError` unless ``--round index`` is a round of the trial, from ``first`` on."""
+    last = config.round_count - 1
+    if not first <= index <= last:
+        raise UserError(f"--round {index}: the trial's rounds are {first} to {last}")
+
+
 def training_images(config: Config) -> tuple[list[Sample], list[Sample]]:
     """Return the images that a trial trains on, and those of them held out for validation.
 

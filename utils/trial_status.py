@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from config import Config
 from utils.cli import Parser
 from utils.errors import UserError, run_script
 from utils.files import read_json
 from utils.run_folder import RunFolder
-from utils.schedule import further_trainings, trained_rounds
+from utils.settings import from_dict
 from utils.slurm_queue import Job, queued_jobs, refuse_active
 from utils.tables import read_rows, text_table
 
@@ -65,27 +66,18 @@ class Standing:
         return self.stage == "finished"
 
 
-def steps(run: RunFolder, settings: dict[str, Any]) -> Iterator[Step]:
+def steps(run: RunFolder, config: Config) -> Iterator[Step]:
     """Yield the stages of a trial in the order of gco.sh."""
-    asked, count = settings["rounds"], _round_count(settings)
-    trained = trained_rounds(asked, settings.get("train_every", 1), count - asked)
-    random_arm = settings["with_random"] and asked > 1
-    for index in range(count):
-        for arm in ("points", "random") if index and random_arm else ("points",):
+    for index in range(config.round_count):
+        for arm in ("points", "random") if index and config.random_arm else ("points",):
             folder = run.training(arm, index)
             yield Step(f"ask {arm}", index, run.points(arm, index))
-            if index in trained:
+            if index in config.trained_rounds:
                 yield Step(f"train {arm}", index, run.trained(arm, index), folder)
-        if index == 0 and settings["with_dense"]:
+        if index == 0 and config.with_dense:
             yield Step("train dense", None, run.trained("dense", 0), run.training("dense", 0))
     yield Step("test and evaluate", None, run.scores)
     yield Step("choose", None, run.best)
-
-
-def _round_count(settings: dict[str, Any]) -> int:
-    """Return all rounds of a trial; its settings may be of a time before some fields."""
-    taught, warm = bool(settings.get("losses_pseudo")), bool(settings.get("warm_start"))
-    return settings["rounds"] + further_trainings(settings.get("retrain", 0), taught, warm)
 
 
 def standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
@@ -107,26 +99,28 @@ def standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
 def _standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
     if not run.config.exists():
         return Standing("not begun", seen=_last_sign(run, logs))
-    settings = read_json(run.config)
+    values = read_json(run.config)
     try:
-        todo = [step for step in steps(run, settings) if not step.result.exists()]
-        if not todo and _sets_that_lack_scores(run, settings):
-            todo = [Step("test and evaluate", None, run.scores)]
-        rounds, epochs = _round_count(settings), settings["epochs"]
-    except (TypeError, KeyError, ValueError):
-        raise UserError(f"{run.config}: holds no settings of a trial: mend or delete it") from None
+        config = from_dict(values, run.config.name)
+    except UserError as error:
+        told = f"not the settings of a trial ({error})"
+        raise UserError(f"{run.config}: {told}: mend or delete it") from None
+    todo = [step for step in steps(run, config) if not step.result.exists()]
+    if not todo and _sets_that_lack_scores(run, config):
+        todo = [Step("test and evaluate", None, run.scores)]
+    rounds = config.round_count
     seen, score = _last_sign(run, logs), _validation_score(run)
     if not todo:
         return Standing("finished", None, rounds, "", _test_score(run) or score, seen)
     now = todo[0]
-    epoch = f"{_epochs_done(now.folder)}/{epochs}" if now.folder else ""
+    epoch = f"{_epochs_done(now.folder)}/{config.epochs}" if now.folder else ""
     return Standing(now.name, now.round, rounds, epoch, score, seen)
 
 
-def _sets_that_lack_scores(run: RunFolder, settings: dict[str, Any]) -> set[str]:
+def _sets_that_lack_scores(run: RunFolder, config: Config) -> set[str]:
     """Return the test sets on which the last round has no scores: they were named since."""
-    wanted = set(filter(None, settings.get("testsets", "").split("+")))
-    last = run.checkpoint_name(run.checkpoint("points", _round_count(settings) - 1, "best"))
+    wanted = set(filter(None, config.testsets.split("+")))
+    last = run.checkpoint_name(run.checkpoint("points", config.round_count - 1, "best"))
     try:
         rows = read_rows(run.scores, ("checkpoint", "set")) if wanted else []
     except UserError:

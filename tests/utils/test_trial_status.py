@@ -12,6 +12,7 @@ import pytest
 from utils import trial_status
 from utils.errors import UserError
 from utils.run_folder import RunFolder
+from utils.settings import from_dict
 from utils.slurm_queue import Job, queued_jobs, refuse_active
 from utils.trial_status import age, last_line, standing, steps
 
@@ -55,19 +56,22 @@ def squeue(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str, status: i
 
 
 def test_the_stages_are_those_of_gco_in_its_order(tmp_path: Path) -> None:
-    names = [f"{step.name} {step.round}" for step in steps(RunFolder(tmp_path), SETTINGS)]
+    names = [
+        f"{step.name} {step.round}" for step in steps(RunFolder(tmp_path), from_dict(SETTINGS, ""))
+    ]
     assert names == ORDER.split(", ")
     fewer = {**SETTINGS, "with_dense": False, "with_random": False}
-    names = [step.name for step in steps(RunFolder(tmp_path), fewer)]
+    names = [step.name for step in steps(RunFolder(tmp_path), from_dict(fewer, ""))]
     assert names == [*["ask points", "train points"] * 2, "test and evaluate", "choose"]
     sparing = {**fewer, "rounds": 4, "train_every": 2}
-    trained = [step.round for step in steps(RunFolder(tmp_path), sparing) if "train" in step.name]
+    found = steps(RunFolder(tmp_path), from_dict(sparing, ""))
+    trained = [step.round for step in found if "train" in step.name]
     assert trained == [0, 2, 3]
     again = {**fewer, "rounds": 1, "with_random": True, "retrain": 2}
-    names = [step.name for step in steps(RunFolder(tmp_path), again)]
+    names = [step.name for step in steps(RunFolder(tmp_path), from_dict(again, ""))]
     assert names == ["ask points", "train points", "test and evaluate", "choose"]  # none teaches
     again["losses_pseudo"] = {"bce": 1.0}
-    names = [step.name for step in steps(RunFolder(tmp_path), again)]
+    names = [step.name for step in steps(RunFolder(tmp_path), from_dict(again, ""))]
     assert names == [*["ask points", "train points"] * 3, "test and evaluate", "choose"]
     assert standing(begin(tmp_path, "again", **again), []).rounds == 3
 
@@ -75,7 +79,7 @@ def test_the_stages_are_those_of_gco_in_its_order(tmp_path: Path) -> None:
 def test_a_trial_stands_at_its_first_stage_without_a_result(tmp_path: Path) -> None:
     assert standing(RunFolder(tmp_path / "t1"), []).stage == "not begun"
     run = begin(tmp_path)
-    for step in steps(run, SETTINGS):
+    for step in steps(run, from_dict(SETTINGS, "")):
         now = standing(run, [])
         assert (now.stage, now.round, now.rounds) == (step.name, step.round, 2)
         assert now.epoch == ("0/30" if step.name.startswith("train") else "")
@@ -86,7 +90,7 @@ def test_a_trial_stands_at_its_first_stage_without_a_result(tmp_path: Path) -> N
 
 def test_a_test_set_that_was_named_when_all_was_over_is_still_to_be_scored(tmp_path: Path) -> None:
     run = begin(tmp_path, testsets="A")
-    for step in steps(run, SETTINGS):
+    for step in steps(run, from_dict(SETTINGS, "")):
         write(step.result)
     assert standing(run, []).stage == "test and evaluate"  # scores that are none
     write(run.scores, "checkpoint,set\nround_01-best,A\nround_00-best,B\n")
@@ -106,7 +110,7 @@ def test_epochs_and_scores_are_of_the_training_in_hand(tmp_path: Path) -> None:
     write_log(run.training("points", 0, 2), 1)
     write_log(run.training("points", 0, 10), 4)
     assert standing(run, []).epoch == "4/30"
-    for step in steps(run, SETTINGS):
+    for step in steps(run, from_dict(SETTINGS, "")):
         write(step.result)
     assert standing(run, []).score == "validation MAE 0.0750"
     scores = {"mean": {"maxF": 0.81234, "MAE": 0.05}, "A": {"MAE": 0.1}}
@@ -142,10 +146,10 @@ def test_a_damaged_trial_is_told_and_hides_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged, sound = begin(tmp_path, "t3"), begin(tmp_path, "t4")
-    for step in steps(sound, SETTINGS):
+    for step in steps(sound, from_dict(SETTINGS, "")):
         write(step.result)
     zero = json.dumps({**SETTINGS, "train_every": 0})
-    for text in ("{", "[]", '{"rounds": "x"}', '{"rounds": 2}', zero):
+    for text in ("{", "[]", '{"rounds": "x"}', '{"rouns": 2}', zero):
         damaged.config.write_text(text)
         assert trial_status.main(["--runs", str(tmp_path), "--ids", "3", "2", "--finished"]) == 1
         told = capsys.readouterr()
@@ -161,7 +165,7 @@ def test_a_damaged_trial_is_told_and_hides_no_other(
 @pytest.mark.parametrize("best", ['{"scores": {"TE": {"MAE": null}}}', '{"scores": 3}', "[]"])
 def test_a_score_that_is_none_is_not_shown(tmp_path: Path, best: str) -> None:
     run = begin(tmp_path)
-    for step in steps(run, SETTINGS):
+    for step in steps(run, from_dict(SETTINGS, "")):
         write(step.result)
     write(run.best, best)
     assert standing(run, []).score == ""
