@@ -61,9 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         barrier()
         pool = Pool(config)
         choose_round(pool, args.arm, args.round)
-        silent = not config.schedule[args.round]
-        to_people = config.oracle == "human" and not silent
-        if to_people and not run.points(args.arm, args.round).exists():
+        if config.oracle == "human" and not run.points(args.arm, args.round).exists():
             if world() > 1:
                 # A person takes longer than processes wait for each other.
                 print("the questions are chosen: run this in one process to have them answered")
@@ -74,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not _answered_by_people(config, run, args.arm, args.round):
                 return EXIT_WAITING
         answered = answer_round(pool, args.arm, args.round)
-    print(f"{answered}: {'nothing is asked' if silent else 'answered'}")
+    print(f"{answered}: {'answered' if config.schedule[args.round] else 'nothing is asked'}")
     return 0
 
 

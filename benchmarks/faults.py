@@ -228,6 +228,20 @@ def spoil_files(pipeline: Pipeline, count: int, chance: random.Random) -> dict[s
     return {"files": rows, "defects": troubles}
 
 
+def pipeline_of(folder: Path, flags: Sequence[str], with_random: bool) -> Pipeline:
+    """Return a tiny trial with all its stages, not run yet.
+
+    Args:
+        folder: holds all of it.
+        flags: further settings of the trial.
+        with_random: whether an arm of random points is run beside masks and asked points.
+    """
+    pipeline = Pipeline(folder, [], tuple(flags))
+    arms = ("dense", "random") if with_random else ("dense",)
+    pipeline.stages = stages(pipeline.config.round_count, arms)
+    return pipeline
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the sweeps, print the counts, and write them."""
     # A flag of gco.sh that is begun like one of these is not one of these.
@@ -243,9 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare()
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
-        arms = ("dense", "random") if args.with_random else ("dense",)
-        pipeline = Pipeline(Path(folder), [], tuple(flags))
-        pipeline.stages = stages(pipeline.config.round_count, arms)
+        pipeline = pipeline_of(Path(folder), flags, args.with_random)
         pipeline.run_whole()
         result = spoil_files(pipeline, FEW if args.sample else args.spoilt, chance)
         timed = 0 if args.sample else args.timed

@@ -376,6 +376,18 @@ def test_half_a_round_without_masks(tmp_path: Path) -> None:
     assert page.row("questions-and-answers", "round 0") == ["4", "4", "16", "0"]
 
 
+def test_a_round_that_asked_nothing_has_no_line(tmp_path: Path) -> None:
+    run = make_trial(tmp_path, oracle="human", retrain=1)
+    answer(run, [question for question in ask(run, 0) if not question.reserve], "fb", "ann", 1.0)
+    write_questions(run.questions("points", 2), [])
+    write_points(run.points("points", 2), [])
+    _, page = write(run)
+    for section in ("class-balance", "questions-and-answers", "errors-of-the-labels"):
+        firsts = [row[0] for row in page.sections[section] if row]
+        assert any(first.startswith("round 0") for first in firsts)
+        assert not any(first.startswith("round 2") for first in firsts)
+
+
 def test_scores_at_held_out_points_alone(tmp_path: Path) -> None:
     run = make_trial(tmp_path)
     rows = [row for row in score(run) if row["set"] == "validation"]

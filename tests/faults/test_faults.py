@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.fault_injection import KINDS, Injection, terminate
 from benchmarks.fault_stages import Pipeline, Stage, forked
-from benchmarks.faults import ASKED, FULL, KILLED, Case, attempt, cases
+from benchmarks.faults import ASKED, FULL, KILLED, Case, attempt, cases, pipeline_of
 from utils.files import atomic_path, read_json, write_text
 from utils.stages import run_stage
 from utils.stopping import EXIT_STOPPED, finishing
@@ -83,6 +83,17 @@ def small(tmp_path: Path) -> Pipeline:
     """A pipeline without stages, that needs no data."""
     (tmp_path / "data").mkdir()
     return Pipeline(tmp_path, [])
+
+
+def test_a_pipeline_has_the_stages_of_its_settings(tmp_path: Path) -> None:
+    again = pipeline_of(tmp_path, ["--retrain", "1"], with_random=True)
+    assert [stage.name for stage in again.stages if "2" in stage.name] == [
+        *("ask points 2", "train points 2", "ask random 2", "train random 2")
+    ]
+    assert [stage.name for stage in pipeline_of(tmp_path, [], with_random=False).stages] == [
+        *("settings", "ask points 0", "train points 0", "train dense", "ask points 1"),
+        *("train points 1", "test", "evaluate", "select"),
+    ]
 
 
 def troubles(pipeline: Pipeline, main: Any) -> dict[tuple[str, str], str]:
