@@ -165,18 +165,24 @@ class Config:
         3.0, "seconds that an answer takes where nobody measured it, in the report's cost (a guess)"
     )
     wait: bool = knob(True, "wait for people's answers; if not, leave when questions are open")
-    attack: str = knob("pgd", "attack that uncovers uncertainty: a name in attacks.py, or none")
+    attack: str = knob("none", "attack that uncovers uncertainty: a name in attacks.py, or none")
     attack_eps: float = knob(0.5, "largest change of a pixel value, in units of 1/255")
     attack_step: float = knob(0.125, "change of a pixel value per step, in units of 1/255")
     attack_steps: int = knob(5, "steps of the attack")
     attack_patches: int = knob(4, "patch attacks: the image is cut into n x n patches")
-    acquisition: str = knob("adversarial_shift", "uncertainty of a pixel: a name in uncertainty.py")
+    acquisition: str = knob("margin", "uncertainty of a pixel: a name in uncertainty.py")
+    ask_scale: float = knob(1.25, "snapshots see images enlarged by this to be asked about")
     ask_agree: bool = knob(True, "bring maps into agreement with earlier answers before asking")
-    vote_kernel: int = knob(5, "pixels a side of the neighbourhood that votes (odd; 1: none)")
+    vote_kernel: int = knob(1, "pixels a side of the neighbourhood that votes (odd; 1: none)")
     vote_sigma: float = knob(0.1, "colour difference (0..1) at which a neighbour's vote fades")
-    candidates_percent: float = knob(5.0, "most uncertain share of an image that is considered")
+    candidates: str = knob(
+        "cells",
+        "what is chosen among: superpixels (the most uncertain pixel of each) or cells (32 a side, "
+        "the middle of each, by its mean uncertainty)",
+    )
+    candidates_percent: float = knob(25.0, "most uncertain share of an image that is considered")
     candidates_max: int = knob(500, "largest number of candidate points of an image")
-    diversity: str = knob("facility_location", "choice among candidates: a name in diversity.py")
+    diversity: str = knob("variance_reduction", "choice among candidates: a name in diversity.py")
 
     # Arms run beside the points
     with_dense: bool = knob(True, "train the dense twin too (where people answer: false)")
@@ -307,6 +313,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "losses_dense": {"bce": 1.0, "iou": 1.0},
         "size": 256,
     },
+    "aste": {
+        "attack": "pgd",
+        "acquisition": "adversarial_shift",
+        "vote_kernel": 5,
+        "ask_scale": 1.0,
+        "candidates": "superpixels",
+        "candidates_percent": 5.0,
+        "diversity": "facility_location",
+    },
     "paper": {
         "rounds": 10,
         "retrain": 0,
@@ -321,7 +336,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attack_steps": 5,
         "ensemble": "snapshots",
         "acquisition": "adversarial_shift",
+        "vote_kernel": 5,
+        "ask_scale": 1.0,
         "ask_agree": False,
+        "candidates": "superpixels",
         "candidates_percent": 5.0,
         "diversity": "random_top",
         "losses_points": {"bce": 1.0},
@@ -331,8 +349,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Settings of the literature: gconet and gconet_plus are networks, their weights relative to the
-first loss on the map (models/README.md tells how they follow from the published ones); paper is
-ASTE-AL as published, which LEAKS the mask (active_learning/README.md). On the sample data `SAMPLE`
+first loss on the map (models/README.md tells how they follow from the published ones); aste asks as
+ASTE-AL does, by attacks, snapshots, neighbours and relations, and is strict; paper is ASTE-AL as
+published, which LEAKS the mask (active_learning/README.md). On the sample data `SAMPLE`
 wins over a preset: two rounds, not ten."""
 
 ABSENT: dict[str, Any] = {
@@ -341,7 +360,9 @@ ABSENT: dict[str, Any] = {
     "pseudo_agree": False,
     "pseudo_colours": False,
     "pseudo_trust": 0.0,
+    "ask_scale": 1.0,
     "ask_agree": False,
+    "candidates": "superpixels",
     "average": 0.0,
     "retrain": 0,
 }

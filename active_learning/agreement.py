@@ -61,10 +61,10 @@ def agree(maps: Tensor, features: Tensor, images: Tensor, labels: Tensor) -> Ten
     short = side * (CERTAINTY - side * said).clamp_min(0)
     noise = torch.where(side[:, 0] == 0, _NO_ANSWER, NOISE)
     everywhere = _cells_of(features, images)
-    asked = _Cells(*(x.gather(2, cells.expand(-1, x.shape[1], -1)) for x in everywhere))
-    among = _kernel(asked, asked) + torch.diag_embed(noise)
+    asked = Described(*(x.gather(2, cells.expand(-1, x.shape[1], -1)) for x in everywhere))
+    among = covariance(asked, asked) + torch.diag_embed(noise)
     weights = torch.linalg.solve(among, short.transpose(1, 2)).transpose(1, 2)
-    change = (weights @ _kernel(asked, everywhere)).unflatten(2, grid)
+    change = (weights @ covariance(asked, everywhere)).unflatten(2, grid)
     change = functional.interpolate(change, size=maps.shape[-2:], mode="bilinear")
     return (logits + change.transpose(0, 1).reshape(logits.shape)).sigmoid()
 
@@ -88,30 +88,42 @@ def _at_answers(logits: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor
     return gathered(logits * answered, grid) / gathered(answered, grid).clamp_min(1)
 
 
-class _Cells(NamedTuple):
-    """Some cells of the features' grid.
+class Described(NamedTuple):
+    """Some pixels, or cells of the features' grid, as `covariance` compares them.
 
     Attributes:
         features: (B, C, n), of unit length.
-        where: (B, 5, n), their mean colours and their places, in units of the kernel's scales.
+        where: (B, 5, n), their colours and their places, in units of the kernel's scales.
     """
 
     features: Tensor
     where: Tensor
 
 
-def _cells_of(features: Tensor, images: Tensor) -> _Cells:
-    """Return all cells, row after row."""
-    grid = features.shape[-2:]
-    rows, columns = ((torch.arange(n, device=features.device) + 0.5) / n for n in grid)
-    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij")) / NEARNESS
-    colours = functional.interpolate(images.float(), size=grid, mode="area") / COLOUR
-    where = torch.cat([colours, places.expand(len(features), -1, -1, -1)], dim=1)
-    return _Cells(functional.normalize(features.float().flatten(2), dim=1), where.flatten(2))
+def describe(features: Tensor, colours: Tensor, places: Tensor) -> Described:
+    """Return what `covariance` compares.
+
+    Args:
+        features: (B, C, n), of any length.
+        colours: (B, 3, n), RGB in [0, 1].
+        places: (B, 2, n), y and x as shares of the image's height and width.
+    """
+    where = torch.cat([colours / COLOUR, places / NEARNESS], dim=1)
+    return Described(functional.normalize(features, dim=1), where)
 
 
-def _kernel(some: _Cells, others: _Cells) -> Tensor:
-    """Return the covariance (B, n, m) of n cells with m others."""
+def covariance(some: Described, others: Described) -> Tensor:
+    """Return the covariance (B, n, m) of the logits of n pixels with those of m others."""
     cosine = some.features.transpose(1, 2) @ others.features
     apart = torch.cdist(some.where.transpose(1, 2), others.where.transpose(1, 2))
     return torch.exp((cosine - 1) / LIKENESS - apart.square() / 2)
+
+
+def _cells_of(features: Tensor, images: Tensor) -> Described:
+    """Return all cells of the features' grid, row after row."""
+    grid = features.shape[-2:]
+    rows, columns = ((torch.arange(n, device=features.device) + 0.5) / n for n in grid)
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+    colours = functional.interpolate(images.float(), size=grid, mode="area")
+    places = places.expand(len(features), -1, -1, -1)
+    return describe(*(values.flatten(2) for values in (features.float(), colours, places)))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from active_learning.agreement import agree
 from active_learning.attacks import (
@@ -19,11 +20,13 @@ from active_learning.attacks import (
     image_noise,
 )
 from active_learning.ensembles import neighbour_vote, predict_snapshots
+from active_learning.selection import CELLS
 from active_learning.uncertainty import ACQUISITIONS, random_map
 from config import Config
 from datasets.cache import ResizedImages
 from datasets.groups import images_apart
 from models.group_view import GroupView, view_group
+from models.mean_maps import read_scaled
 from models.saliency_net import SaliencyNet
 from utils.device import Machine
 from utils.distributed import shard
@@ -46,12 +49,14 @@ class Maps:
         attacked: the same on the attacked image, or None where no attack is made.
         scores: float (S, S) >= 0, the acquisition function.
         features: float (C, h, w), decoder features of the newest snapshot.
+        colours: float (3, `CELLS`, `CELLS`), the mean colours of the image's cells, RGB in [0, 1].
     """
 
     clean: Tensor
     attacked: Tensor | None
     scores: Tensor
     features: Tensor
+    colours: Tensor
 
     def kept(self) -> Maps:
         """Return the maps without the features, which take most of the memory."""
@@ -74,7 +79,8 @@ def pool_maps(
     looks at no prediction (random) costs neither attack nor ensemble. ``key`` tells the round; with
     the seed and an image's name it fixes the image's random numbers. Everything is computed in
     full precision: half of it would turn the signs of small gradients. (A GPU's convolutions are
-    what PyTorch is told to take for it, by itself TF32.)
+    what PyTorch is told to take for it, by itself TF32.) Images are looked at, attacked and voted
+    on enlarged by ``ask_scale``; maps have the images' own size again.
 
     A group is never mixed with another. What its images have in common is taken from the clean
     images of the whole group, attacked or not, so an image's maps depend on its group alone and
@@ -93,17 +99,22 @@ def pool_maps(
         batches = _batches(group, config.at_a_time)
         views: Sequence[nn.Module] = snapshots
         if config.grouped or config.binarise != "none":
-            views = [_view(snapshot, images, batches, machine) for snapshot in snapshots]
+            scale = config.ask_scale
+            views = [_view(snapshot, images, batches, machine, scale) for snapshot in snapshots]
         for batch in batches:
             maps = _batch_maps(images, views, batch, config, machine, key, answers)
             yield from zip(batch, maps, strict=True)
 
 
 def _view(
-    snapshot: SaliencyNet, images: ResizedImages, batches: Sequence[Sequence[int]], machine: Machine
+    snapshot: SaliencyNet,
+    images: ResizedImages,
+    batches: Sequence[Sequence[int]],
+    machine: Machine,
+    scale: float,
 ) -> GroupView:
     with frozen(snapshot):
-        pieces = (machine.images(images.batch(batch)) for batch in batches)
+        pieces = (read_scaled(images, batch, machine, scale) for batch in batches)
         return view_group(snapshot, pieces, soft=True)
 
 
@@ -131,17 +142,19 @@ def _batch_maps(
         steps=config.attack_steps,
         patches=config.attack_patches,
     )
-    size = images.size
-    pixels = machine.images(images.batch(indices))
+    pixels = read_scaled(images, indices, machine, config.ask_scale)
     seeds = [seed_for(config.seed, key, images.samples[i].name) for i in indices]
     maps, found = predict_snapshots(snapshots, pixels)
     attacked = chance = None
     if attacks:
-        noise = image_noise(seeds, (3, size, size)).to(machine.device)
+        noise = image_noise(seeds, tuple(pixels.shape[1:])).to(machine.device)
         moved = attack(newest, pixels, settings, noise, hard_prediction(found.logits))
         maps = torch.cat([maps, predict_snapshots(snapshots, moved).maps])
     # One vote for both: the weights depend on the clean image alone.
     maps = neighbour_vote(maps, pixels, config.vote_kernel, config.vote_sigma)
+    size = images.size
+    if pixels.shape[-1] != size:
+        maps = functional.interpolate(maps, size=(size, size), mode="bilinear")
     if answers is not None and acquisition.needs_model:
         labels = torch.from_numpy(np.stack([answers(index) for index in indices]))
         labels = labels.to(machine.device)
@@ -153,7 +166,8 @@ def _batch_maps(
         chance = random_map(seeds, size, size).to(machine.device)
     scores = acquisition(clean, attacked, chance).cpu()
     mean, features = clean.mean(0).cpu(), found.features.cpu()
+    colours = functional.adaptive_avg_pool2d(pixels, CELLS).cpu()
     mean_attacked = None if attacked is None else attacked.mean(0).cpu()
     for b in range(len(indices)):
         moved_map = None if mean_attacked is None else mean_attacked[b]
-        yield Maps(mean[b], moved_map, scores[b], features[b])
+        yield Maps(mean[b], moved_map, scores[b], features[b], colours[b])

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from active_learning.asking import (
@@ -28,12 +29,14 @@ from active_learning.mistakes import Mistakes
 from active_learning.oracle import MaskOracle, Oracle, leak_regions
 from active_learning.people import HumanOracle
 from active_learning.selection import (
+    CELLS,
     Candidates,
     Choice,
     Grid,
     choose_pixels,
     grid_pixels,
     random_pixels,
+    to_cells,
     to_grid,
 )
 from active_learning.spending import CAP, spend
@@ -256,16 +259,7 @@ class Pool:
                 "train again with a lower --lr in a new trial"
             )
         regions = self.regions(sample)
-        grid = Grid(regions.shape[1], regions.shape[0], config.size)
-        choose = partial(
-            choose_pixels,
-            scores=to_grid(maps.scores, grid),
-            features=maps.features,
-            regions=regions,
-            candidates=Candidates(config.candidates_percent, config.candidates_max),
-            rule=look_up(DIVERSITY, config.diversity, "diversity rule"),
-            untold=skipped[index],
-        )
+        choose = partial(choose_by, config, maps, regions, untold=skipped[index])
         rng = generator_for(config.seed, key, sample.name)
         choice = choose(points=known[index], count=count, rng=rng)
         if not self.spare:
@@ -368,6 +362,30 @@ class Pool:
         path = self.run.training("points", round_index) / "sheet.npz"
         with atomic_path(path) as temporary:
             np.savez_compressed(temporary, **arrays)
+
+
+def choose_by(
+    config: Config,
+    maps: Maps,
+    regions: NDArray[np.int32],
+    points: NDArray[np.int64],
+    count: int,
+    rng: np.random.Generator,
+    untold: NDArray[np.int64] | None = None,
+) -> Choice:
+    """Choose the next pixels of one image as the settings say; see `choose_pixels`."""
+    height, width = regions.shape
+    if config.candidates == "cells":
+        scores = to_cells(maps.scores, Grid(width, height, min(CELLS, config.size)))
+    else:
+        scores = to_grid(maps.scores, Grid(width, height, config.size))
+    thinned = config.candidates == "superpixels"
+    taken = Candidates(config.candidates_percent, config.candidates_max, thinned)
+    rule = look_up(DIVERSITY, config.diversity, "diversity rule")
+    features, colours = maps.features, maps.colours
+    return choose_pixels(
+        scores, features, colours, regions, points, count, taken, rule, rng, untold
+    )
 
 
 def make_oracle(config: Config, run: RunFolder) -> Oracle:

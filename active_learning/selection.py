@@ -15,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from active_learning.diversity import Rule
+from active_learning.diversity import Rule, Sites
 
 Ints = NDArray[np.int64]
+
+CELLS = 32
+"""Cells a side of an image, of which a whole one is a candidate, and not its pixels."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,14 @@ class Candidates:
 
     Attributes:
         percent: the most uncertain share of the cells that is considered.
-        most: largest number of candidates, after thinning to one a superpixel; where more pixels
-            are wanted, as many as those.
+        most: largest number of candidates, after thinning; where more pixels are wanted, as many
+            as those.
+        thinned: to the best of each superpixel.
     """
 
     percent: float
     most: int
+    thinned: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class Choice:
 def choose_pixels(
     scores: NDArray[np.float32],
     features: torch.Tensor,
+    colours: torch.Tensor,
     regions: NDArray[np.int32],
     points: Ints,
     count: int,
@@ -97,14 +103,15 @@ def choose_pixels(
     """Choose the next pixels of one image.
 
     Cells that hold a pixel asked before, or lie in a superpixel that holds one, are left out. Of
-    the rest the most uncertain are thinned to the best of each superpixel, and the diversity rule
-    chooses among those. Where too few are left (a tiny image, few superpixels) the thinning, then
-    the exclusion of superpixels, then the grid is given up, in this order, until ``count`` pixels
-    are found or the image has no more.
+    the rest the most uncertain, thinned to the best of each superpixel where that is wanted, are
+    what the diversity rule chooses among. Where too few are left (a tiny image, few superpixels)
+    the thinning, then the exclusion of superpixels, then the grid is given up, in this order, until
+    ``count`` pixels are found or the image has no more.
 
     Args:
         scores: float32 (h, w) >= 0 on the image's `Grid`; the higher, the rather asked.
         features: float (C, h', w'), decoder features of the image.
+        colours: float (3, h'', w''), the image, of cells as large as a pixel's neighbourhood.
         regions: int32 (H, W) superpixels of the image.
         points: int64 (K, 3) of x, y, label: what is known of the image.
         count: pixels wanted.
@@ -129,7 +136,7 @@ def choose_pixels(
     flat = scores.ravel()
 
     pool = _thinned(flat, fresh, region, count, candidates)
-    if len(pool) < count:
+    if len(pool) < count or not candidates.thinned:
         share = min(_share(fresh, candidates.percent), candidates.most)
         pool = _top(flat, fresh, max(count, share))
     if len(pool) < count:
@@ -137,9 +144,15 @@ def choose_pixels(
     rows, columns = np.unravel_index(pool, scores.shape)
     places = grid.pixels(rows, columns)
 
-    phi = features_at(features, places, width, height)
-    phi_labelled = features_at(features, points[:, :2], width, height)
-    chosen = places[rule(flat[pool], phi, phi_labelled, count, rng)]
+    sites, labelled = (
+        Sites(
+            features_at(features, pixels, width, height),
+            features_at(colours, pixels, width, height),
+            (pixels[:, ::-1] + 0.5) / [height, width],
+        )
+        for pixels in (places, points[:, :2])
+    )
+    chosen = places[rule(flat[pool], sites, labelled, count, rng)]
     if len(chosen) < count:
         taken = {(int(a), int(b)) for a, b in np.concatenate([before, chosen])}
         more = random_pixels(width, height, taken, count - len(chosen), rng)
@@ -199,6 +212,11 @@ def features_at(
         align_corners=False,
     )
     return read[0, :, :, 0].T.cpu().numpy()
+
+
+def to_cells(values: torch.Tensor, grid: Grid) -> NDArray[np.float32]:
+    """Return the means of a square map (S, S) over a grid's cells; float32 of the grid's shape."""
+    return functional.adaptive_avg_pool2d(values[None].float(), grid.shape)[0].cpu().numpy()
 
 
 def to_grid(values: torch.Tensor, grid: Grid) -> NDArray[np.float32]:

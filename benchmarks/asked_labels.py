@@ -24,10 +24,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from active_learning.diversity import DIVERSITY
 from active_learning.ensembles import ensemble_files
 from active_learning.maps import Maps, pool_maps
-from active_learning.selection import Candidates, Grid, choose_pixels, random_pixels, to_grid
+from active_learning.query import choose_by
+from active_learning.selection import random_pixels
 from active_learning.self_training import Taught, Teacher
 from benchmarks.label_arms import ARMS
 from benchmarks.pseudo_labels import FAR, evenly_spaced, faults_of
@@ -44,7 +44,6 @@ from models.stored import load_model
 from utils import settings
 from utils.device import Machine, choose_machine
 from utils.errors import UserError, run_script
-from utils.registry import look_up
 from utils.run_folder import RunFolder
 from utils.seeding import generator_for
 from utils.tables import text_table
@@ -63,19 +62,28 @@ class Way:
     at_a_time: int = 0
 
 
+ASTE = ARMS["aste"].settings
+
 WAYS: dict[str, Way] = {
     "random": Way(None),
-    "no diversity": Way(ARMS["no_diversity"].settings),
-    "random among the top": Way({"diversity": "random_top"}),
-    "k-centre among the top": Way({"diversity": "k_centre"}),
+    "aste, no diversity": Way(ARMS["no_diversity"].settings),
+    "aste, random among the top": Way({**ASTE, "diversity": "random_top"}),
+    "aste, k-centre among the top": Way({**ASTE, "diversity": "k_centre"}),
     "entropy's top": Way(ARMS["entropy"].settings),
     "balanced entropy's top": Way(ARMS["balent"].settings),
-    "balanced entropy, no attack": Way(ARMS["balent_diverse"].settings),
-    "balanced entropy, attack": Way({"acquisition": "balent"}),
-    "no attack": Way(ARMS["no_attack"].settings),
-    "no attack, two at a time": Way(ARMS["no_attack"].settings, 2),
+    "aste by balanced entropy, no attack": Way(ARMS["balent_diverse"].settings),
+    "aste by entropy, no attack": Way(ARMS["no_attack"].settings),
+    "aste": Way(ASTE),
+    "aste, one at a time": Way(ASTE, 1),
+    "ours, cells that cover by features": Way(ARMS["facility"].settings),
+    "ours, most uncertain cells": Way({"diversity": "top_k"}),
+    "ours, superpixels": Way({"candidates": "superpixels"}),
+    "ours, images as they are": Way(ARMS["not_enlarged"].settings),
+    "ours, whatever was answered": Way(ARMS["no_ask_agree"].settings),
+    "ours, attacked images, too": Way(ARMS["attacked"].settings),
+    "ours by shift under attack": Way({"attack": "pgd", "acquisition": "adversarial_shift"}),
+    "ours by entropy": Way({"acquisition": "entropy"}),
     "ours": Way({}),
-    "ours, among the top 25 %": Way({"candidates_percent": 25.0}),
     "ours, two at a time": Way({}, 2),
     "ours, one at a time": Way({}, 1),
 }
@@ -150,16 +158,9 @@ class Asked:
     def _chosen(
         self, config: Config, index: int, maps: Maps, points: np.ndarray, count: int, key: str
     ) -> np.ndarray:
-        return choose_pixels(
-            to_grid(maps.scores, Grid(*self.sizes[index], config.size)),
-            maps.features,
-            self.regions(self.samples[index]),
-            points,
-            count,
-            Candidates(config.candidates_percent, config.candidates_max),
-            look_up(DIVERSITY, config.diversity, "diversity rule"),
-            generator_for(config.seed, key, self.samples[index].name),
-        ).pixels
+        sample = self.samples[index]
+        rng = generator_for(config.seed, key, sample.name)
+        return choose_by(config, maps, self.regions(sample), points, count, rng).pixels
 
     def _answered(self, index: int, pixels: np.ndarray) -> np.ndarray:
         mask = read_mask(self.samples[index].mask)

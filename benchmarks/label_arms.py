@@ -52,10 +52,11 @@ def _budget(points: int, rounds: int) -> dict[str, Any]:
 
 def _asking(acquisition: str, diversity: str, **more: Any) -> dict[str, Any]:
     """Return the settings of a way of asking that knows no attack, neighbours or answers."""
-    alone = {"attack": "none", "vote_kernel": 1, "ask_agree": False}
-    return {"acquisition": acquisition, "diversity": diversity, **alone, **more}
+    alone = {**_ASTE, "attack": "none", "vote_kernel": 1, "ask_agree": False}
+    return {**alone, "acquisition": acquisition, "diversity": diversity, **more}
 
 
+_ASTE = PRESETS["aste"]
 # Value by value, so that flags of the command line do not change it; the rounds are the base's.
 _PUBLISHED = {name: value for name, value in PRESETS["paper"].items() if name != "rounds"}
 _AT_ONCE = {"rounds": 1, "points_per_round": ""}
@@ -81,15 +82,23 @@ ARMS: dict[str, Arm] = {
         _asking("random", "k_centre", **_EVERYWHERE),
     ),
     "deep_ensemble": Arm("a deep ensemble in place of snapshots", {"ensemble": "deep"}),
+    "aste": Arm("ASTE-AL's, strict: attack, vote of neighbours, facility location", _ASTE),
     "pool": Arm("points spent where the pool is most uncertain", {"spend": "pool"}),
-    # The default without one of its parts
-    "no_attack": Arm("entropy, no attack", {"attack": "none", "acquisition": "entropy"}),
-    "balent_diverse": Arm(
-        "balanced entropy, no attack", {"attack": "none", "acquisition": "balent"}
+    # aste without one of its parts
+    "no_attack": Arm(
+        "aste by entropy, no attack", {**_ASTE, "attack": "none", "acquisition": "entropy"}
     ),
+    "balent_diverse": Arm(
+        "aste by balanced entropy, no attack",
+        {**_ASTE, "attack": "none", "acquisition": "balent"},
+    ),
+    "no_neighbours": Arm("aste without the vote of neighbours", {**_ASTE, "vote_kernel": 1}),
+    "no_diversity": Arm("aste's most uncertain candidates", {**_ASTE, "diversity": "top_k"}),
+    # The default with another part, or without one
+    "attacked": Arm("attacked images looked at, too", {"attack": "pgd"}),
+    "facility": Arm("cells that cover by features", {"diversity": "facility_location"}),
+    "not_enlarged": Arm("images looked at as they are", {"ask_scale": 1.0}),
     "one_snapshot": Arm("questions to the newest snapshot alone", {"ensemble": "newest"}),
-    "no_neighbours": Arm("no vote of neighbours", {"vote_kernel": 1}),
-    "no_diversity": Arm("the most uncertain candidates", {"diversity": "top_k"}),
     "no_ask_agree": Arm("questions whatever was answered before", {"ask_agree": False}),
     "warm_start": Arm("rounds go on from the last one's weights", {"warm_start": True}),
     # What an answer labels
@@ -171,8 +180,9 @@ ROUNDS = ("default", "random", "margin", "entropy", "bald", "balent", "coreset",
 
 ASKS_LATER = frozenset(
     {"acquisition", "attack", "attack_eps", "attack_step", "attack_steps", "attack_patches"}
-    | {"vote_kernel", "vote_sigma", "candidates_percent", "candidates_max", "diversity", "spend"}
-    | {"ask_agree", "train_every", "retrain"}
+    | {"ask_scale", "ask_agree", "vote_kernel", "vote_sigma"}
+    | {"candidates", "candidates_percent", "candidates_max", "diversity", "spend"}
+    | {"train_every", "retrain"}
 )
 """Fields that count from the second round on alone; see `shares_first_round`."""
 

@@ -75,11 +75,13 @@ def mean_maps(
         batches = [group[at : at + batch_size] for at in range(0, len(group), batch_size)]
         views = []
         for side in sides:
-            pieces = (_turned(_read(images, batch, machine, scale), side) for batch in batches)
+            pieces = (
+                _turned(read_scaled(images, batch, machine, scale), side) for batch in batches
+            )
             with machine.autocast():
                 views.append(view_group_by(models, pieces, soft))
         for batch in batches:
-            pixels = _read(images, batch, machine, scale)
+            pixels = read_scaled(images, batch, machine, scale)
             maps: list[Tensor] = []
             features: list[Tensor] = []
             for of_model in zip(*views, strict=True):
@@ -98,8 +100,12 @@ def mean_maps(
             yield MeanMaps(batch, pixels, mean[:, 0], torch.cat(features, 1) if features else None)
 
 
-def _read(images: Images, batch: Sequence[int], machine: Machine, scale: float) -> Tensor:
-    pixels = machine.images(images.batch(batch))
+def read_scaled(images: Images, indices: Sequence[int], machine: Machine, scale: float) -> Tensor:
+    """Return images (B, 3, H, W) as networks see them, RGB in [0, 1].
+
+    They are enlarged to about ``scale`` times their size, whole coarsest cells of 32 pixels.
+    """
+    pixels = machine.images(images.batch(indices))
     if scale == 1:
         return pixels
     cells = math.floor(images.size * scale / CELL + 0.5)

@@ -86,6 +86,8 @@ OTHER = {
     "acquisition": ("entropy", "bald"),
     "vote_kernel": ("1", "3"),
     "vote_sigma": ("0.2", "0.3"),
+    "ask_scale": ("1.5", "2"),
+    "candidates": ("cells", "superpixels"),
     "candidates_percent": ("100", "50"),
     "candidates_max": ("50", "60"),
     "diversity": ("none", "facility_location"),

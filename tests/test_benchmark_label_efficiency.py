@@ -68,6 +68,8 @@ ASKED_OTHERWISE = {
     "attack_patches": 2,
     "vote_kernel": 3,
     "vote_sigma": 0.2,
+    "ask_scale": 1.5,
+    "candidates": "cells",
     "candidates_percent": 30.0,
     "candidates_max": 20,
     "diversity": "k_centre",

@@ -89,7 +89,7 @@ SPREAD = ["--rounds", "5", "--points_per_image", "10", "--points_per_round"]
         (["--attack_step", "nan"], "--attack_step nan: must be between 0 and 255"),
         (["--attack_eps", "-1"], "--attack_eps -1.0: must be between 0 and 255"),
         (
-            ["--attack_eps", "0"],
+            ["--attack", "pgd", "--attack_eps", "0"],
             "--attack_eps 0.0: must be above 0: an attack that changes nothing",
         ),
         (["--rotate", "nan"], "--rotate nan: must be between"),

@@ -43,9 +43,9 @@ def networks(monkeypatch, tmp_path):
     def maps(images, ensemble, config, machine, key, done, answers):
         for index in range(len(images)):
             draw = np.random.default_rng([index, int(key.split()[-1])])
-            scores, features = draw.random((32, 32)), draw.random((4, 8, 8))
-            tensors = [torch.from_numpy(a.astype(np.float32)) for a in (scores, features)]
-            yield index, Maps(tensors[0], None, *tensors)
+            made = draw.random((32, 32)), draw.random((4, 8, 8)), draw.random((3, 8, 8))
+            scores, features, colours = (torch.from_numpy(a.astype(np.float32)) for a in made)
+            yield index, Maps(scores, None, scores, features, colours)
 
     monkeypatch.setattr(query, "pool_maps", maps)
     monkeypatch.setattr(query, "ensemble_files", lambda *args: [tmp_path / "net.pth"])

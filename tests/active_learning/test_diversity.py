@@ -10,15 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from active_learning.diversity import COVER_SIMILARITY, DIVERSITY
+from active_learning.agreement import COLOUR, LIKENESS, NEARNESS, NOISE
+from active_learning.diversity import COVER_SIMILARITY, DIVERSITY, Sites
 from utils.errors import UserError
 
 COVERING = ["facility_location", "set_cover"]
 DETERMINISTIC = [name for name in DIVERSITY if name != "random_top"]
 
 
+def alike(features):
+    """Sites of one colour and place, which differ by their features alone."""
+    return Sites(features, np.zeros((len(features), 3)), np.zeros((len(features), 2)))
+
+
 def choose(name, scores, features, labelled, count, seed=0):
-    return DIVERSITY[name](scores, features, labelled, count, np.random.default_rng(seed))
+    sites = (some if isinstance(some, Sites) else alike(some) for some in (features, labelled))
+    return DIVERSITY[name](scores, *sites, count, np.random.default_rng(seed))
 
 
 def example(seed, count, labels, channels=4):
@@ -149,6 +156,58 @@ def test_covering_is_near_the_best(name, labels):
         assert reached <= best + 1e-9
 
 
+def kernel(sites, first, second):
+    """Covariance of two sites of which ``sites`` holds everything, by its formula."""
+    apart = (sites.colours[first] - sites.colours[second]) / COLOUR
+    further = (sites.places[first] - sites.places[second]) / NEARNESS
+    unlike = 1 - cosine(sites.features[first], sites.features[second])
+    return np.exp(-unlike / LIKENESS - ((apart**2).sum() + (further**2).sum()) / 2)
+
+
+def variances(sites, told):
+    """Posterior variance at every site, given noisy answers at some (Rasmussen, eq. 2.26)."""
+    count = len(sites.features)
+    prior = np.array([[kernel(sites, a, b) for b in range(count)] for a in range(count)])
+    among = prior[np.ix_(told, told)] + NOISE * np.eye(len(told))
+    return np.diag(prior - prior[:, told] @ np.linalg.inv(among) @ prior[told])
+
+
+def any_sites(rng, count):
+    return Sites(rng.normal(size=(count, 3)), rng.random((count, 3)), rng.random((count, 2)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 9999), labels=st.integers(0, 3))
+def test_variance_reduction_leaves_the_least_uncertain_variance(seed, labels):
+    rng = np.random.default_rng(seed)
+    both, scores = any_sites(rng, 8 + labels), rng.random(8)
+    sites, known = (Sites(*(x[part] for x in both)) for part in (slice(8), slice(8, None)))
+    chosen, told = [], list(range(8, 8 + labels))
+    while len(chosen) < 8:
+        left = {
+            index: scores @ variances(both, [*told, *chosen, index])[:8]
+            for index in range(8)
+            if index not in chosen
+        }
+        chosen.append(min(left, key=left.get))
+    assert choose("variance_reduction", scores, sites, known, 8).tolist() == chosen
+
+
+def test_variance_reduction_asks_where_an_answer_reaches_what_is_uncertain():
+    # A row of places: the middle of the uncertain ones reaches them all; a lone uncertain one less.
+    places = np.column_stack([np.zeros(6), [0.0, 0.1, 0.2, 0.3, 0.4, 1.0]])
+    sites = Sites(np.ones((6, 1)), np.zeros((6, 3)), places)
+    scores, nothing = np.array([0.2, 0.2, 0.1, 0.2, 0.2, 0.3]), alike(np.ones((0, 1)))
+    assert choose("variance_reduction", scores, sites, nothing, 2).tolist() == [2, 5]
+    # What an answer has told already is not asked again, though it is as uncertain.
+    known = Sites(*(x[2:3] for x in sites))
+    assert choose("variance_reduction", scores, sites, known, 1).tolist() == [5]
+    # Nor does a place reach another colour: then the lone one weighs most.
+    colours = np.linspace(0, 5, 6)[:, None].repeat(3, axis=1)
+    apart = sites._replace(colours=colours)
+    assert choose("variance_reduction", scores, apart, nothing, 1).tolist() == [5]
+
+
 @pytest.mark.parametrize("name", ["facility_location", "set_cover", "k_centre"])
 def test_what_is_labelled_or_chosen_is_skipped(name):
     # 0 is as a labelled point, 1 and 2 are alike: the best choice is one of the pair, then 3.
@@ -236,7 +295,7 @@ def test_random_top_takes_every_candidate_alike():
     assert np.abs(share - 0.25).max() < 0.05
 
 
-@pytest.mark.parametrize("name", ["facility_location", "k_centre"])
+@pytest.mark.parametrize("name", ["facility_location", "k_centre", "variance_reduction"])
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_length_of_features_does_not_matter(name, scale):
     scores, features, labelled = example(4, 12, 2)

@@ -112,11 +112,11 @@ def test_choosing_stopped_midway_goes_on_and_ends_as_an_undisturbed_one(
     ask = [*tiny, "--round", "1"]
     choose, looked, last = query.choose_pixels, [], 0
 
-    def counted(**kwargs: object) -> Choice:
+    def counted(*args: object) -> Choice:
         looked.append(1)
         if len(looked) == last:
             raise Stopped
-        return choose(**kwargs)
+        return choose(*args)
 
     monkeypatch.setattr(query, "choose_pixels", counted)
     folder = run_of(tiny).training("points", 1)

@@ -16,6 +16,7 @@ from active_learning.selection import (
     features_at,
     grid_pixels,
     random_pixels,
+    to_cells,
     to_grid,
 )
 from utils.errors import UserError
@@ -73,13 +74,14 @@ def scene(width, height, size=16, region_side=4, labelled=0, seed=0):
     return {
         "scores": rng.random(grid.shape, np.float32),
         "features": torch.from_numpy(rng.random((5, 6, 6), np.float32)),
+        "colours": torch.from_numpy(rng.random((3, 8, 8), np.float32)),
         "regions": blocks(width, height, region_side),
         "points": points.astype(np.int64),
     }
 
 
-def choose(made, count, rule="top_k", percent=30.0, most=500, seed=7):
-    taking = Candidates(percent, most)
+def choose(made, count, rule="top_k", percent=30.0, most=500, seed=7, thinned=True):
+    taking = Candidates(percent, most, thinned)
     chosen = DIVERSITY[rule] if isinstance(rule, str) else rule
     rng = np.random.default_rng(seed)
     return choose_pixels(**made, count=count, candidates=taking, rule=chosen, rng=rng)
@@ -189,7 +191,8 @@ def test_contract_of_any_image(data):
     count = data.draw(st.integers(0, 40))
     rule = data.draw(st.sampled_from(sorted(DIVERSITY)))
     percent, most = data.draw(st.sampled_from([1.0, 30.0, 100.0])), data.draw(st.integers(1, 40))
-    assert_contract(made, count, choose(made, count, rule, percent, most))
+    thinned = data.draw(st.booleans())
+    assert_contract(made, count, choose(made, count, rule, percent, most, thinned=thinned))
 
 
 def test_the_cell_of_a_labelled_pixel_is_left_out_whatever_the_sizes():
@@ -285,18 +288,33 @@ def test_the_rule_is_given_the_scores_and_features_of_the_candidates():
     made = scene(30, 20, labelled=4)
     seen = {}
 
-    def spy(scores, features, labelled_features, count, rng):
-        seen.update(scores=scores, features=features, labelled=labelled_features, count=count)
+    def spy(scores, sites, labelled, count, rng):
+        seen.update(scores=scores, sites=sites, labelled=labelled, count=count)
         return np.array([2, 0, 1])
 
     choice = choose(made, 3, spy)
     assert (choice.pixels == choice.candidates[[2, 0, 1]]).all()
     assert seen["count"] == 3
     assert (seen["scores"] == score_at(made, choice.candidates)).all()
-    expected = features_at(made["features"], choice.candidates, 30, 20)
-    assert (seen["features"] == expected).all()
-    expected = features_at(made["features"], made["points"][:, :2], 30, 20)
-    assert (seen["labelled"] == expected).all()
+    for name, pixels in (("sites", choice.candidates), ("labelled", made["points"][:, :2])):
+        assert (seen[name].features == features_at(made["features"], pixels, 30, 20)).all()
+        assert (seen[name].colours == features_at(made["colours"], pixels, 30, 20)).all()
+        x, y = pixels.T
+        assert (seen[name].places == np.column_stack([(y + 0.5) / 20, (x + 0.5) / 30])).all()
+
+
+def test_all_cells_of_the_uncertain_share_are_candidates_where_superpixels_do_not_matter():
+    made = scene(30, 20, size=10, region_side=10, labelled=1)
+    known = made["regions"][made["points"][:, 1], made["points"][:, 0]]
+    for percent, most, count in [(100, 500, 3), (25, 500, 3), (100, 4, 3), (1, 1, 7)]:
+        choice = choose(made, count, percent=percent, most=most, thinned=False)
+        assert_contract(made, count, choice)
+        grid = grid_of(made)
+        cells = np.unravel_index(np.argsort(-made["scores"], axis=None), grid.shape)
+        pixels = grid.pixels(*cells)
+        fresh = pixels[~np.isin(made["regions"][pixels[:, 1], pixels[:, 0]], known)]
+        share = max(count, min(most, int(np.ceil(len(fresh) * percent / 100))))
+        assert (choice.candidates == fresh[:share]).all()
 
 
 @pytest.mark.parametrize("rule", DIVERSITY)
@@ -306,6 +324,15 @@ def test_values_that_are_not_finite_are_told(rule, which):
     made[which][:] = float("nan")
     with pytest.raises(UserError, match="not finite"):
         choose(made, 3, rule)
+
+
+def test_to_cells_takes_the_mean_of_each_cell():
+    values = torch.arange(24.0).reshape(1, 24).repeat(24, 1)
+    means = to_cells(values, Grid(240, 60, 8))
+    assert means.shape == (8, 8)
+    assert means.dtype == np.float32
+    assert (means == 1 + 3 * np.arange(8)).all()
+    assert to_cells(values, Grid(240, 2, 8)).shape == (2, 8)
 
 
 @pytest.mark.parametrize(("width", "height"), [(30, 20), (7, 90), (3, 3), (1, 1)])

@@ -336,7 +336,9 @@ def test_settings_from_before_a_field_mean_what_they_meant():
         "retrain": 0,
         "pseudo_agree": False,
         "pseudo_colours": False,
+        "ask_scale": 1.0,
         "ask_agree": False,
+        "candidates": "superpixels",
         "pseudo_trust": 0.0,
     }
     for name in then:

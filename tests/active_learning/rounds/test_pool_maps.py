@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 import active_learning.maps as looked
 import active_learning.query as query
@@ -90,6 +91,41 @@ def test_maps_hold_what_they_say(world, kernel):
         ]
         old, new = ((found.attacked - other).abs().mean() for other in attacked)
         assert new < 0.02 * old
+
+
+def test_images_are_looked_at_enlarged(world):
+    """Maps are of the images' size again; features and colours of what was looked at."""
+    config = dataclasses.replace(world.config, attack="none", acquisition="entropy", ask_scale=2.0)
+    nets, images = [kept_net(0), kept_net(1)], pool_images(world)
+    for index, found in enumerate(maps_of(world, images, config)):
+        pixels = images.batch([index]).float() / 255
+        large = functional.interpolate(pixels, size=(64, 64), mode="bilinear")
+        with torch.no_grad():
+            each = [net(large) for net in nets]
+        maps = torch.stack([one.logits.sigmoid() for one in each])
+        maps = neighbour_vote(maps[:, :, 0], large, config.vote_kernel, config.vote_sigma)
+        clean = functional.interpolate(maps, size=(32, 32), mode="bilinear").mean(0)[0]
+        torch.testing.assert_close(found.clean, clean, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(found.features, each[1].features[0], rtol=1e-3, atol=1e-5)
+        means = large[0].reshape(3, 32, 2, 32, 2).mean((2, 4))
+        torch.testing.assert_close(found.colours, means, rtol=1e-4, atol=1e-6)
+
+
+def test_an_enlarged_image_is_attacked_and_corrected(world):
+    """Attack, agreement and enlarging go together: only answered images move, all are finite."""
+    config = dataclasses.replace(world.config, attack="pgd", attack_eps=4.0, ask_scale=1.5)
+    images = pool_images(world)
+    told = np.zeros((len(images), 2, 32, 32), np.uint8)
+    told[1, 1, 4, 5] = told[1, 0, 20, 20] = 1
+    nets = [kept_net(0), kept_net(1)]
+    known = pool_maps(images, nets, config, CPU, "round 1", answers=told.__getitem__)
+    for (index, found), plain in zip(known, maps_of(world, images, config), strict=True):
+        for row in ("clean", "attacked"):
+            values = getattr(found, row)
+            assert values.shape == (32, 32)
+            assert values.isfinite().all()
+            assert ((values - getattr(plain, row)).abs().max() > 0.05) == (index == 1)
+        assert found.scores.max() > 0
 
 
 def test_maps_are_brought_into_agreement_with_the_answers(world):
