@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from active_learning.maps import pool_maps
+from config import PRESETS
 from datasets.cache import ResizedImages, ResizedMasks
 from models.stored import load_model
 from utils import settings
@@ -29,6 +30,7 @@ from utils.errors import run_script
 from utils.run_folder import RunFolder, list_snapshots
 from utils.tables import text_table
 
+ASTE = PRESETS["aste"]
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 TOP = 0.05
 
@@ -61,10 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = list_snapshots(run.snapshots("points", args.round))
     snapshots = [load_model(path, machine)[0] for path in paths]
     ways: list[tuple[str, dict[str, Any]]] = [
-        (f"adversarial_shift, eps {eps:g}/255", {"attack_eps": eps, "attack_step": eps / 4})
+        (f"adversarial_shift, eps {eps:g}/255", {**ASTE, "attack_eps": eps, "attack_step": eps / 4})
         for eps in STRENGTHS
     ]
-    ways += [(name, {"acquisition": name, "attack": "none"}) for name in ("entropy", "bald")]
+    alone = {**ASTE, "attack": "none"}
+    ways += [(name, {**alone, "acquisition": name}) for name in ("entropy", "bald")]
     lines = []
     for name, changes in ways:
         way = dataclasses.replace(config, **changes)

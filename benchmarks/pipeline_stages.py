@@ -25,7 +25,7 @@ from datasets.index import list_set
 from datasets.maps import Pair, read_map, read_true_mask
 from datasets.scoring import prepare_process, score_task
 from datasets.superpixels import SuperpixelCache
-from models.mean_maps import CELL
+from models.mean_maps import CELL, read_scaled
 from models.stored import load_model
 from test import Segmenter
 from train import Trainer
@@ -52,10 +52,13 @@ def attack_passes(model: nn.Module, pixels: torch.Tensor, times: int) -> None:
 
 
 def asking_floor(config: Config, pool: Pool, machine: Machine) -> Work:
-    """Return the loading of T networks, 2 T passes over the pool, and one a step of the attack."""
+    """Return the loading of T networks and their passes over the pool, as large as it is seen.
+
+    With an attack there are 2 T passes, and one a step of the attack.
+    """
     size = min(config.batch_size, len(pool.samples))
     images = ResizedImages(pool.samples[:size], config.size, config.cache_mb, "floor")
-    pixels = machine.images(images.batch(range(size)))
+    pixels = read_scaled(images, range(size), machine, config.ask_scale)
     steps = {"none": 0, "fgsm": 1, "patch_pgd": 2 * config.attack_steps}
     steps_of = steps.get(config.attack, config.attack_steps)
     rows = 1 if config.attack == "none" else 2
@@ -86,7 +89,9 @@ def asking(config: Config, pool: Pool, machine: Machine, clock: Clock, turns: in
         ask_second(pool, machine)
 
     floor = asking_floor(config, pool, machine)
-    told = f"{2 * config.snapshots} passes, {config.attack_steps} with a gradient"
+    attacked = config.attack != "none"
+    told = f"{(1 + attacked) * config.snapshots} passes"
+    told += f", {config.attack_steps} with a gradient" if attacked else ""
     forget = partial(forget_round, config)
     rows = [
         measure(clock, "asking", count, ask, floor, turns, told, 1.0, forget),

@@ -121,7 +121,7 @@ def test_what_cannot_be_told_is_replaced(sample_root, tmp_path, networks, arm, s
         # What was told or could not be told is not asked again; what was not tried may be.
         assert not taken & {question.pixel for question in asked}
         taken |= told | left_out
-    assert short <= 3
+    assert short <= 5
     ledger = read_points(run.ledger)
     assert {point[:3] for point in ledger} <= taken
     # The answers are those of the simulated person.
