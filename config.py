@@ -171,14 +171,17 @@ class Config:
     attack_steps: int = knob(5, "steps of the attack")
     attack_patches: int = knob(4, "patch attacks: the image is cut into n x n patches")
     acquisition: str = knob("margin", "uncertainty of a pixel: a name in uncertainty.py")
-    ask_scale: float = knob(1.25, "snapshots see images enlarged by this to be asked about")
+    ask_scale: float = knob(
+        1.25,
+        "snapshots see images enlarged by about this (to multiples of 32 pixels) to be asked",
+    )
     ask_agree: bool = knob(True, "bring maps into agreement with earlier answers before asking")
     vote_kernel: int = knob(1, "pixels a side of the neighbourhood that votes (odd; 1: none)")
     vote_sigma: float = knob(0.1, "colour difference (0..1) at which a neighbour's vote fades")
     candidates: str = knob(
         "cells",
         "what is chosen among: superpixels (the most uncertain pixel of each) or cells (32 a side, "
-        "the middle of each, by its mean uncertainty)",
+        "the middle of each, by its mean uncertainty; with --diversity top_k neighbours are asked)",
     )
     candidates_percent: float = knob(25.0, "most uncertain share of an image that is considered")
     candidates_max: int = knob(500, "largest number of candidate points of an image")
@@ -315,8 +318,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "aste": {
         "attack": "pgd",
+        "attack_eps": 0.5,
+        "attack_step": 0.125,
+        "attack_steps": 5,
         "acquisition": "adversarial_shift",
         "vote_kernel": 5,
+        "vote_sigma": 0.1,
         "ask_scale": 1.0,
         "candidates": "superpixels",
         "candidates_percent": 5.0,
@@ -349,10 +356,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Settings of the literature: gconet and gconet_plus are networks, their weights relative to the
-first loss on the map (models/README.md tells how they follow from the published ones); aste asks as
-ASTE-AL does, by attacks, snapshots, neighbours and relations, and is strict; paper is ASTE-AL as
-published, which LEAKS the mask (active_learning/README.md). On the sample data `SAMPLE`
-wins over a preset: two rounds, not ten."""
+first loss on the map (models/README.md tells how they follow from the published ones); aste asks
+as ASTE-AL does, by an attack, snapshots, neighbours' votes and diversity, but is strict, and knows
+what was answered before, which is ours; paper is ASTE-AL as published, which LEAKS the mask
+(active_learning/README.md). On the sample data `SAMPLE` wins over a preset: two rounds, not ten."""
 
 ABSENT: dict[str, Any] = {
     "losses_pseudo": {},

@@ -97,10 +97,10 @@ def _check(scores: Array, sites: Sites, labelled: Sites) -> None:
 def variance_reduction(
     scores: Array, sites: Sites, labelled: Sites, count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Greedily choose the pixels whose answers will tell most about all that is uncertain.
+    """Greedily choose the pixels whose answers will tell most about all the candidates.
 
-    How saliency at one pixel tells of another is modelled as where answers are used,
-    in `agreement.agree`: as a Gaussian process over features, colours and places. Its covariance K,
+    How saliency at one pixel tells of another is modelled as where answers are used, by the kernel
+    of `agreement.agree`: a Gaussian process over features, colours and places. Its covariance K,
     given the labelled and the chosen points, does not depend on what they were answered. An answer
     at a lowers the variance at c by ``K(c, a)^2 / (K(a, a) + NOISE)``; the next point is the a with
     the largest sum over c of ``scores_c`` times that. When nothing is left to gain, the highest
@@ -134,6 +134,7 @@ def _described(sites: Sites) -> Described:
 def _conditioned(some: Described, known: Described) -> Array:
     """Return the covariance (N, N) of some sites, given noisy answers at the known ones."""
     prior = covariance(some, some)[0].numpy()
+    np.fill_diagonal(prior, 1.0)  # also of a site whose feature is zero
     count = known.where.shape[-1]
     if not count:
         return prior

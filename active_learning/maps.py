@@ -44,8 +44,8 @@ class Maps:
     All of it lies on the CPU.
 
     Attributes:
-        clean: float (S, S), mean saliency of the snapshots after the neighbours' vote, in agreement
-            with the answers where they are given.
+        clean: float (S, S), mean saliency of the snapshots, after the neighbours' vote where there
+            is one, in agreement with the answers where they are given.
         attacked: the same on the attacked image, or None where no attack is made.
         scores: float (S, S) >= 0, the acquisition function.
         features: float (C, h, w), decoder features of the newest snapshot.

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from active_learning.asking import (
@@ -21,24 +20,14 @@ from active_learning.asking import (
     put_questions,
     untold_pixels,
 )
-from active_learning.diversity import DIVERSITY
+from active_learning.choosing import choose_by
 from active_learning.draft import Chosen, Draft, forget, made_of
 from active_learning.ensembles import ensemble_files
 from active_learning.maps import AnswersOf, Maps, pool_maps
 from active_learning.mistakes import Mistakes
 from active_learning.oracle import MaskOracle, Oracle, leak_regions
 from active_learning.people import HumanOracle
-from active_learning.selection import (
-    CELLS,
-    Candidates,
-    Choice,
-    Grid,
-    choose_pixels,
-    grid_pixels,
-    random_pixels,
-    to_cells,
-    to_grid,
-)
+from active_learning.selection import Choice, grid_pixels, random_pixels
 from active_learning.spending import CAP, spend
 from config import Config
 from datasets.cache import ResizedImages, native_sizes
@@ -53,7 +42,6 @@ from utils.device import Machine
 from utils.distributed import gather_objects, is_main, world
 from utils.errors import UserError
 from utils.files import atomic_path
-from utils.registry import look_up
 from utils.run_folder import RunFolder
 from utils.seeding import generator_for
 from utils.settings import training_images
@@ -362,30 +350,6 @@ class Pool:
         path = self.run.training("points", round_index) / "sheet.npz"
         with atomic_path(path) as temporary:
             np.savez_compressed(temporary, **arrays)
-
-
-def choose_by(
-    config: Config,
-    maps: Maps,
-    regions: NDArray[np.int32],
-    points: NDArray[np.int64],
-    count: int,
-    rng: np.random.Generator,
-    untold: NDArray[np.int64] | None = None,
-) -> Choice:
-    """Choose the next pixels of one image as the settings say; see `choose_pixels`."""
-    height, width = regions.shape
-    if config.candidates == "cells":
-        scores = to_cells(maps.scores, Grid(width, height, min(CELLS, config.size)))
-    else:
-        scores = to_grid(maps.scores, Grid(width, height, config.size))
-    thinned = config.candidates == "superpixels"
-    taken = Candidates(config.candidates_percent, config.candidates_max, thinned)
-    rule = look_up(DIVERSITY, config.diversity, "diversity rule")
-    features, colours = maps.features, maps.colours
-    return choose_pixels(
-        scores, features, colours, regions, points, count, taken, rule, rng, untold
-    )
 
 
 def make_oracle(config: Config, run: RunFolder) -> Oracle:

@@ -1,8 +1,8 @@
 """From an image's uncertainty map to the pixels that are asked about.
 
 The map lives on a grid whose cells stand for single pixels of the image, one for one: its side is
-the network's, or the image's where that is smaller. So no pixel is asked twice, however small the
-image.
+the network's, or `CELLS`, or the image's where that is smaller. So no pixel is asked twice, however
+small the image.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Candidates:
 
     percent: float
     most: int
-    thinned: bool = True
+    thinned: bool
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,10 @@ def features_at(
 
 
 def to_cells(values: torch.Tensor, grid: Grid) -> NDArray[np.float32]:
-    """Return the means of a square map (S, S) over a grid's cells; float32 of the grid's shape."""
+    """Return the means of a square map (S, S) over a grid's cells; float32 of the grid's shape.
+
+    Cells that begin or end within a pixel of the map take all of it.
+    """
     return functional.adaptive_avg_pool2d(values[None].float(), grid.shape)[0].cpu().numpy()
 
 

@@ -24,9 +24,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from active_learning.choosing import choose_by
 from active_learning.ensembles import ensemble_files
 from active_learning.maps import Maps, pool_maps
-from active_learning.query import choose_by
 from active_learning.selection import random_pixels
 from active_learning.self_training import Taught, Teacher
 from benchmarks.label_arms import ARMS

@@ -1,9 +1,10 @@
 """The arms of the label-efficiency experiment: each a list of config values, and nothing else.
 
 An arm starts from `BASE` and the flags of the command line, and sets some fields otherwise. All
-arms ask within the project's own pipeline: one candidate a superpixel, the snapshots of the last
-round as the ensemble. What sets a published baseline apart is its acquisition, its choice among
-candidates, and that it knows neither an attack nor neighbours.
+arms ask within the project's own pipeline, the snapshots of the last round as the ensemble. A
+published baseline looks at images as they are, takes one candidate a superpixel, and knows neither
+an attack nor neighbours nor earlier answers; what sets one apart from another is its acquisition
+and its choice among candidates.
 
 Self-training (``losses_pseudo``, on by default) follows the trainings. A trial's first one is
 taught by its own snapshots alone, in the cycles after the first; each further one until then by
@@ -51,7 +52,7 @@ def _budget(points: int, rounds: int) -> dict[str, Any]:
 
 
 def _asking(acquisition: str, diversity: str, **more: Any) -> dict[str, Any]:
-    """Return the settings of a way of asking that knows no attack, neighbours or answers."""
+    """Return the settings of a published way of asking, see the module's text."""
     alone = {**_ASTE, "attack": "none", "vote_kernel": 1, "ask_agree": False}
     return {**alone, "acquisition": acquisition, "diversity": diversity, **more}
 

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import nn
 
+import active_learning.choosing as choosing
 import active_learning.maps as maps
-import active_learning.query as query
 import active_learning.self_training as self_training
 from active_learning.attacks import ATTACKS
 from active_learning.query import Pool
@@ -25,7 +25,7 @@ from datasets.index import list_set
 from datasets.maps import Pair, read_map, read_true_mask
 from datasets.scoring import prepare_process, score_task
 from datasets.superpixels import SuperpixelCache
-from models.mean_maps import CELL, read_scaled
+from models.mean_maps import read_scaled
 from models.stored import load_model
 from test import Segmenter
 from train import Trainer
@@ -107,7 +107,7 @@ def asking(config: Config, pool: Pool, machine: Machine, clock: Clock, turns: in
         (maps, "predict_snapshots", "predictions"),
         (maps, "neighbour_vote", "vote of neighbours"),
         (SuperpixelCache, "__call__", "superpixels read, beside"),
-        (query, "choose_pixels", "candidates and cover, beside"),
+        (choosing, "choose_pixels", "choice among candidates, beside"),
     ]
     with parts.watching(*places):
         whole = clock.seconds(ask)
@@ -166,9 +166,7 @@ def teaching(
         return []
     count = len(teacher.images)
     size = min(config.batch_size, count)
-    side = max(1, round(config.size * config.pseudo_scale / CELL)) * CELL
-    pixels = machine.images(teacher.images.batch(range(size)))
-    pixels = nn.functional.interpolate(pixels, size=(side, side), mode="bilinear")
+    pixels = read_scaled(teacher.images, range(size), machine, config.pseudo_scale)
 
     def look() -> None:
         teacher.seen = []
@@ -180,7 +178,7 @@ def teaching(
             for start in range(0, count, size):
                 network_passes(models, pixels[: count - start], 2)
 
-    told = f"{2 * config.snapshots} passes at {side} pixels"
+    told = f"{2 * config.snapshots} passes at {pixels.shape[-1]} pixels"
     rows = [
         measure(clock, "self-training's look", count, look, passes, turns, told, config.snapshots)
     ]

@@ -68,7 +68,7 @@ def test_wrong_flag_names_the_closest(
         (["--acquisition", "adverserial_shift"], ["adversarial_shift"]),
         (["--diversity", "facility"], ["facility_location"]),
         (["--attack", "pdg"], ["pgd"]),
-        (["--attack", "none"], ["--attack", "adversarial_shift"]),
+        (["--acquisition", "adversarial_shift"], ["--attack", "adversarial_shift"]),
         (["--losses_points", "bce=1+coherance=1"], ["coherence"]),
         (["--label_mode", "regions"], ["region"]),
         (["--size", "many"], ["--size", "many"]),

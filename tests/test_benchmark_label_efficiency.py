@@ -69,7 +69,7 @@ ASKED_OTHERWISE = {
     "vote_kernel": 3,
     "vote_sigma": 0.2,
     "ask_scale": 1.5,
-    "candidates": "cells",
+    "candidates": "superpixels",
     "candidates_percent": 30.0,
     "candidates_max": 20,
     "diversity": "k_centre",

@@ -103,7 +103,7 @@ def test_images_are_linked_in_any_number(sample_root: Path, tmp_path: Path, coun
 def test_every_stage_is_timed_and_written(tmp_path: Path, sample_root: Path) -> None:
     out = tmp_path / "found.json"
     data = ("--data_root", str(sample_root), "--trainset", "SAMPLE-TR", "--testsets", "SAMPLE-TE")
-    pipeline.main([*SMALL, *data, "--out", str(out)])
+    pipeline.main([*SMALL, *data, "--preset", "aste", "--out", str(out)])
     found = json.loads(out.read_text())
     rows = {row["stage"].strip(): row for row in found["rows"]}
     beside_floor = {
@@ -112,7 +112,13 @@ def test_every_stage_is_timed_and_written(tmp_path: Path, sample_root: Path) -> 
         *("test", "evaluation, one process"),
     }
     assert {name for name, row in rows.items() if row["ratio"]} == beside_floor
-    assert {"attack", "predictions", "vote of neighbours", "agree"} <= rows.keys()
+    assert {
+        "attack",
+        "predictions",
+        "choice among candidates, beside",
+        "vote of neighbours",
+        "agree",
+    } <= rows.keys()
     assert all(row["seconds"] > 0 for name, row in rows.items() if not name.startswith("all else"))
     assert rows["asking"]["ratio"] > 0.5
     text = out.with_suffix(".md").read_text()

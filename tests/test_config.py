@@ -1,6 +1,7 @@
 """Every setting: its flag, its text, its values; presets and schedules."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -331,3 +332,11 @@ def test_settings_cannot_be_changed_by_accident():
         config.epochs = 3
     config.losses_dense["bce"] = 99.0
     assert Config().losses_dense == before
+
+
+def test_aste_asks_as_the_kept_results_of_that_name_were_asked():
+    kept = Path(__file__).parent.parent / "benchmarks/results/label_efficiency_aste_cpu"
+    path = kept / "seed_0/default/config.json"
+    then = settings.from_dict(settings.read_json(path), path.name)
+    assert {name: getattr(then, name) for name in PRESETS["aste"]} == PRESETS["aste"]
+    assert then.ask_agree

@@ -12,6 +12,7 @@ import active_learning.__main__ as asking
 import test as testing
 import train
 from active_learning.maps import pool_maps
+from config import PRESETS
 from datasets.cache import ResizedImages
 from datasets.points import read_points
 from models.stored import load_model
@@ -50,7 +51,8 @@ def test_what_snapshots_say_is_the_same_on_cuda_and_cpu(cuda: list[str]) -> None
     run = run_round(cuda, 0)
     config = settings.from_dict(settings.read_json(run.config), "config")
     # Steps of no length: rounding cannot turn a gradient's sign.
-    config = dataclasses.replace(config, attack_eps=20.0, attack_step=0.0)
+    changes = {**PRESETS["aste"], "attack_eps": 20.0, "attack_step": 0.0, "ask_scale": 1.25}
+    config = dataclasses.replace(config, **changes)
     samples = settings.training_images(config)[0]
     images = ResizedImages(samples, config.size, 100, "pool")
     found = []
@@ -61,7 +63,7 @@ def test_what_snapshots_say_is_the_same_on_cuda_and_cpu(cuda: list[str]) -> None
             networks = [load_model(path, machine)[0] for path in files]
             found.append([maps for _, maps in pool_maps(images, networks, config, machine, "r")])
     for one, other in zip(*found, strict=True):
-        for field in ("clean", "attacked", "scores", "features"):
+        for field in ("clean", "attacked", "scores", "features", "colours"):
             a, b = getattr(one, field), getattr(other, field)
             assert a.device == b.device == torch.device("cpu")
             torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)

@@ -70,7 +70,7 @@ def flags(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[s
         *("--trainset", "SAMPLE-TR", "--backbone", "mobilenet_v2", "--backbone_weights", "none"),
         *("--width", "8", "--size", "32", "--batch_size", "4", "--epochs", "2", "--snapshots", "2"),
         *("--rounds", "2", "--points_per_image", "4", "--validation_fraction", "0.2"),
-        *("--device", "cpu", *DEEP),
+        *("--device", "cpu", "--preset", "aste", *DEEP),
     ]
 
 

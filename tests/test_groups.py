@@ -11,17 +11,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 import active_learning.__main__ as asking
 import test as testing
 import train
 from active_learning.maps import Maps, pool_maps
-from config import Config
+from config import PRESETS, Config
 from datasets.cache import ResizedImages
+from datasets.groups import images_apart
 from datasets.images import read_mask
 from datasets.index import list_set
 from datasets.points import read_points
 from models import SaliencyNet
+from models.group_view import view_group
 from models.stored import load_model, parts_of
 from utils import settings
 from utils.checkpoints import load_checkpoint, save_checkpoint
@@ -307,9 +310,11 @@ def pool_config(sample_root: Path, **changes: object) -> Config:
             "relation": "gam",
             "size": 64,
             "batch_size": 16,
+            **PRESETS["aste"],
             "attack_eps": 20.0,
             "attack_step": 0.0,
             "attack_steps": 1,
+            "ask_scale": 1.25,
             **changes,
         }
     )
@@ -324,7 +329,7 @@ def pool_of(root: Path) -> ResizedImages:
     return ResizedImages(list_set(root, TRAIN), 64, 100, "pool")
 
 
-FIELDS = ("clean", "attacked", "scores", "features")
+FIELDS = ("clean", "attacked", "scores", "features", "colours")
 
 
 def test_asked_maps_do_not_depend_on_how_a_group_is_cut(
@@ -339,6 +344,22 @@ def test_asked_maps_do_not_depend_on_how_a_group_is_cut(
         for field in FIELDS:
             one, other = getattr(maps, field), getattr(pieces[name], field)
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_groups_are_looked_at_enlarged(sample_root: Path, network: SaliencyNet) -> None:
+    """What a group has in common is taken from its enlarged images, too."""
+    images = pool_of(sample_root)
+    changes = {"attack": "none", "acquisition": "entropy", "vote_kernel": 1, "ask_scale": 1.5}
+    found = maps_of(images, network, pool_config(sample_root, **changes))
+    for places in images_apart(images.samples, True, 16):
+        pixels = images.batch(places).float() / 255
+        large = functional.interpolate(pixels, size=(96, 96), mode="bilinear")
+        with torch.no_grad():
+            logits = view_group(network, [large], soft=True)(large).logits
+        maps = functional.interpolate(logits.sigmoid(), size=(64, 64), mode="bilinear")
+        for place, expected in zip(places, maps[:, 0], strict=True):
+            clean = found[images.samples[place].name].clean
+            torch.testing.assert_close(clean, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_asked_maps_depend_on_the_group_alone(

@@ -83,8 +83,8 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
         demand(0 <= getattr(config, name) <= 1, name, "between 0 and 1")
     for name in ("crop", "small_scale", "first_cycle"):
         demand(0 < getattr(config, name) <= 1, name, "above 0 and at most 1")
-    for name in ("pseudo_scale", "ask_scale"):
-        demand(0.25 <= getattr(config, name) <= 4, name, "between 0.25 and 4")
+    demand(0.25 <= config.pseudo_scale <= 4, "pseudo_scale", "between 0.25 and 4")
+    demand(1 <= config.ask_scale <= 4, "ask_scale", "between 1 and 4")
     demand(0 <= config.pseudo_trust <= 1, "pseudo_trust", "between 0 and 1")
     demand(0 < config.validation_fraction < 1, "validation_fraction", "above 0 and below 1")
     demand(0 < config.candidates_percent <= 100, "candidates_percent", "above 0 and at most 100")

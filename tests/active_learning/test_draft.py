@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import active_learning.__main__ as asking
+import active_learning.choosing as choosing
 import active_learning.query as query
 import train
 from active_learning.draft import Draft, made_of
@@ -110,15 +111,15 @@ def test_choosing_stopped_midway_goes_on_and_ends_as_an_undisturbed_one(
     train.main(tiny)
     monkeypatch.setattr(query, "SHEET_IMAGES", 1)
     ask = [*tiny, "--round", "1"]
-    choose, looked, last = query.choose_pixels, [], 0
+    choose, looked, last = choosing.choose_pixels, [], 0
 
-    def counted(*args: object) -> Choice:
+    def counted(**kwargs: object) -> Choice:
         looked.append(1)
         if len(looked) == last:
             raise Stopped
-        return choose(*args)
+        return choose(**kwargs)
 
-    monkeypatch.setattr(query, "choose_pixels", counted)
+    monkeypatch.setattr(choosing, "choose_pixels", counted)
     folder = run_of(tiny).training("points", 1)
     last = 13
     with pytest.raises(Stopped):

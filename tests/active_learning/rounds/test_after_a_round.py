@@ -134,7 +134,7 @@ def test_the_command_asks_a_round(world, tmp_path, capsys):
         (["--round", "-1"], r"--round -1: "),
         (["--acquisition", "entrpy"], r"did you mean 'entropy'"),
         (["--diversity", "topk"], r"did you mean 'top_k'"),
-        (["--attack", "none"], r"--attack is none"),
+        (["--acquisition", "adversarial_shift"], r"--attack is none"),
         (["--spend", "pool", "--acquisition", "random"], r"--spend pool .* --acquisition random"),
         (["--arm", "dense"], r"--arm"),
     ],
