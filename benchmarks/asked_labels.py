@@ -62,19 +62,11 @@ class Way:
     at_a_time: int = 0
 
 
-ASTE = ARMS["aste"].settings
-
 WAYS: dict[str, Way] = {
     "random": Way(None),
-    "aste, no diversity": Way(ARMS["no_diversity"].settings),
-    "aste, random among the top": Way({**ASTE, "diversity": "random_top"}),
-    "aste, k-centre among the top": Way({**ASTE, "diversity": "k_centre"}),
     "entropy's top": Way(ARMS["entropy"].settings),
     "balanced entropy's top": Way(ARMS["balent"].settings),
-    "aste by balanced entropy, no attack": Way(ARMS["balent_diverse"].settings),
-    "aste by entropy, no attack": Way(ARMS["no_attack"].settings),
-    "aste": Way(ASTE),
-    "aste, one at a time": Way(ASTE, 1),
+    "aste": Way(ARMS["aste"].settings),
     "ours, cells that cover by features": Way(ARMS["facility"].settings),
     "ours, most uncertain cells": Way({"diversity": "top_k"}),
     "ours, superpixels": Way({"candidates": "superpixels"}),
