@@ -38,7 +38,7 @@ from benchmarks.pipeline_clock import Clock, Row, resident_peak
 from benchmarks.pipeline_questions import TINY, ensembles, overlap, scaling
 from benchmarks.pipeline_stages import all_stages
 from benchmarks.pipeline_trial import begin, prepare
-from config import FIELDS, Config
+from config import FIELDS, PRESETS, Config
 from utils import settings
 from utils.device import choose_machine
 from utils.errors import UserError, run_script
@@ -90,7 +90,8 @@ def resolve(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, A
     args.given = flags
     args.cpu = small if args.clock == "auto" else args.clock == "cpu"
     start = {"backbone_weights": "none", "rounds": 2}
-    return args, {**start, **(SMALL if small else {}), **flags}
+    preset = PRESETS.get(flags.get("preset", ""), {})
+    return args, {**preset, **start, **(SMALL if small else {}), **flags}
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -190,7 +190,7 @@ def agreement(
     same = within = total = 0
     for a, b, region in zip(one, other, regions, strict=True):
         same += len({*map(tuple, a.tolist())} & {*map(tuple, b.tolist())})
-        within += len({*region[a[:, 1], a[:, 0]]} & {*region[b[:, 1], b[:, 0]]})
+        within += int(np.isin(region[a[:, 1], a[:, 0]], region[b[:, 1], b[:, 0]]).sum())
         total += len(a)
     return {"pixel": same / total, "superpixel": within / total}
 
@@ -210,9 +210,10 @@ def overlap(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Fo
             _with_batches(pool, max(1, config.batch_size // 2 + 1)),
             lambda model: model,
         ),
-        "bf16 but for the attack": (pool, lambda model: Half(model, attacked=False)),
         "bf16": (pool, lambda model: Half(model, attacked=True)),
     }
+    if config.attack != "none":
+        ways["bf16 but for the attack"] = (pool, lambda model: Half(model, attacked=False))
     if machine.device.type == "cuda":
         ways[TF32] = (pool, lambda model: model)
     rows, found, spent = [], {}, {}

@@ -71,7 +71,11 @@ def test_points_that_two_choices_share() -> None:
     other = [np.array([[0, 1], [1, 0]]), np.array([[0, 0]])]
     found = agreement(one, other, regions)
     assert found == {"pixel": pytest.approx(1 / 3), "superpixel": pytest.approx(1.0)}
-    assert agreement(one, one, regions) == {"pixel": 1.0, "superpixel": 1.0}
+    for choice in (one, other):
+        # Two points in one superpixel are two, too.
+        assert agreement(choice, choice, regions) == {"pixel": 1.0, "superpixel": 1.0}
+    regions[0][:] = 0
+    assert agreement(one, [one[0][:1], one[1]], regions)["superpixel"] == 1.0
 
 
 def test_half_precision_leaves_the_attack_alone_where_it_is_told_to() -> None:
