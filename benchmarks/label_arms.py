@@ -176,7 +176,17 @@ BUDGETS = {
 }
 """Arms that make one line of the figure each, by their last rounds."""
 
-ROUNDS = ("default", "random", "margin", "entropy", "bald", "balent", "coreset", "deep_ensemble")
+ROUNDS = (
+    "default",
+    "aste",
+    "random",
+    "margin",
+    "entropy",
+    "bald",
+    "balent",
+    "coreset",
+    "deep_ensemble",
+)
 """Arms whose scores the figure shows after every round."""
 
 ASKS_LATER = frozenset(
