@@ -57,6 +57,8 @@ def _register(name: str) -> Callable[[Rule], Rule]:
     """Put a rule into `DIVERSITY`, with its inputs checked and converted to float64."""
 
     def decorate(rule: Rule) -> Rule:
+        """Put the checked rule into the registry, and return it."""
+
         @functools.wraps(rule)
         def checked(
             scores: Array, sites: Sites, labelled: Sites, count: int, rng: np.random.Generator

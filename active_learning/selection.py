@@ -111,7 +111,7 @@ def choose_pixels(
     Args:
         scores: float32 (h, w) >= 0 on the image's `Grid`; the higher, the rather asked.
         features: float (C, h', w'), decoder features of the image.
-        colours: float (3, h'', w''), the image, of cells as large as a pixel's neighbourhood.
+        colours: float (3, h'', w''), mean colours of the image's cells, RGB in [0, 1].
         regions: int32 (H, W) superpixels of the image.
         points: int64 (K, 3) of x, y, label: what is known of the image.
         count: pixels wanted.
@@ -135,22 +135,18 @@ def choose_pixels(
     fresh = free & ~np.isin(region, regions[before[:, 1], before[:, 0]])
     flat = scores.ravel()
 
-    pool = _thinned(flat, fresh, region, count, candidates)
-    if len(pool) < count or not candidates.thinned:
-        share = min(_share(fresh, candidates.percent), candidates.most)
-        pool = _top(flat, fresh, max(count, share))
+    share = min(_share(fresh, candidates.percent), candidates.most)
+    best = _top(flat, fresh, max(count, share))
+    pool = _thinned(flat, fresh, region, count, candidates) if candidates.thinned else best
+    if len(pool) < count:
+        pool = best
     if len(pool) < count:
         pool = np.concatenate([pool, _top(flat, free & ~fresh, count - len(pool))])
     rows, columns = np.unravel_index(pool, scores.shape)
     places = grid.pixels(rows, columns)
 
     sites, labelled = (
-        Sites(
-            features_at(features, pixels, width, height),
-            features_at(colours, pixels, width, height),
-            (pixels[:, ::-1] + 0.5) / [height, width],
-        )
-        for pixels in (places, points[:, :2])
+        _sites(features, colours, pixels, width, height) for pixels in (places, points[:, :2])
     )
     chosen = places[rule(flat[pool], sites, labelled, count, rng)]
     if len(chosen) < count:
@@ -159,6 +155,17 @@ def choose_pixels(
         chosen = np.concatenate([chosen, more])
     worth = float(flat[pool].mean(dtype=np.float64)) if len(pool) else 0.0
     return Choice(chosen, places, worth)
+
+
+def _sites(
+    features: torch.Tensor, colours: torch.Tensor, pixels: Ints, width: int, height: int
+) -> Sites:
+    """Return what a diversity rule knows of pixels (K, 2) of an image."""
+    return Sites(
+        features_at(features, pixels, width, height),
+        features_at(colours, pixels, width, height),
+        (pixels[:, ::-1] + 0.5) / [height, width],
+    )
 
 
 def _share(eligible: NDArray[np.bool_], percent: float) -> int:

@@ -6,10 +6,10 @@
     python benchmarks/pipeline.py --overlap         the points that bf16 would choose
 
 Every stage of a round stands beside its floor, the part of its work that cannot be left out: to
-ask, to load every snapshot, and a pass of it, with an attack two, and one with a gradient for each
-of its steps;
-to teach oneself, as many passes; to train, steps on one batch that lies on the device; to test, one
-pass; to read and to score, decoding the files. Stage and floor take turns in one process; medians.
+ask, to load every snapshot, and a pass of it (with an attack two, and one with a gradient for each
+of its steps); to teach oneself, two passes of each; to train, steps on one batch that lies on the
+device; to test, one pass; to read and to score, decoding the files. Stage and floor take turns in
+one process; medians.
 "Beside" is what other threads do while the network works, in seconds of theirs. A stage's share is
 that of a round after the first, of as many images as were taken; the dense twin has none.
 

@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve the trial that the command line names; see the module's text."""
 
     def extend(parser: Parser) -> None:
+        """Add the server's own arguments."""
         parser.add_argument("--host", default=HOST, help=f"address to listen at (default: {HOST})")
         parser.add_argument(
             "--port", type=int, help=f"port (default: {PORT}, or the next one that is free)"

@@ -12,7 +12,7 @@ from active_learning.selection import CELLS, Grid, to_cells, to_grid
 from config import Config
 from tests.active_learning.test_selection import as_set, blocks
 
-SIZE, WIDTH, HEIGHT = 64, 90, 40
+SIZE, WIDTH, HEIGHT = 96, 100, 40
 
 
 def looked(seed=0):

@@ -210,6 +210,13 @@ def test_variance_reduction_asks_where_an_answer_reaches_what_is_uncertain():
     assert choose("variance_reduction", scores, apart, nothing, 1).tolist() == [5]
 
 
+def test_variance_reduction_takes_a_site_without_feature_for_like_itself():
+    colours = np.array([[0.0, 0, 0], [1, 1, 1]])
+    sites = Sites(np.array([[0.0, 0], [1, 0]]), colours, np.zeros((2, 2)))
+    scores, nothing = np.array([0.9, 0.5]), alike(np.ones((0, 2)))
+    assert choose("variance_reduction", scores, sites, nothing, 2).tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("name", ["facility_location", "set_cover", "k_centre"])
 def test_what_is_labelled_or_chosen_is_skipped(name):
     # 0 is as a labelled point, 1 and 2 are alike: the best choice is one of the pair, then 3.
