@@ -59,6 +59,9 @@ class Answer(NamedTuple):
 COLUMNS = Answer._fields
 HEADER = ",".join(COLUMNS) + "\n"
 
+BOM = "\ufeff"
+"""What spreadsheets put before the first line, as they end lines by CR LF; both are passed over."""
+
 
 def now() -> str:
     """Return the time as the journal has it: UTC, ISO 8601, to the second."""
@@ -94,12 +97,12 @@ class Journal:
             size = self.path.stat().st_size if self.path.exists() else 0
             if size < self._end:  # another file by now
                 self._answers, self._lines, self._end = [], 0, 0
-            lines, end = read_lines(self.path, self._end)
+            lines, end = read_lines(self.path, self._end, self._is_whole)
             found = []
             for number, line in enumerate(lines, start=self._lines + 1):
                 if number > 1:
                     found.append(self._parse(line, number))
-                elif line + "\n" != HEADER:
+                elif line.removeprefix(BOM).removesuffix("\r") + "\n" != HEADER:
                     raise UserError(f"{self.path}: the first line must be {HEADER.strip()}")
             self._answers += found
             self._lines, self._end = self._lines + len(lines), end
@@ -120,12 +123,20 @@ class Journal:
                 raise UserError(f"answer to {answer.image!r}: {fault}")
         if answers:
             with self._lock:
-                append_line(self.path, HEADER, csv_lines(answers))
+                append_line(self.path, HEADER, csv_lines(answers), self._is_whole)
+
+    def _is_whole(self, text: str) -> bool:
+        """Tell whether a line is whole without its newline: its last value has one length."""
+        try:
+            self._parse(text, 0)
+        except UserError:
+            return False
+        return True
 
     def _parse(self, line: str, number: int) -> Answer:
         where = f"{self.path}, line {number}"
         try:
-            values = next(csv.reader([line], strict=True), [])
+            values = next(csv.reader([line.removesuffix("\r")], strict=True), [])
             if len(values) != len(COLUMNS):
                 raise UserError(f"{where}: {len(COLUMNS)} values are needed: mend or delete it")
             image, x, y, said, round_index, annotator, seconds, time = values

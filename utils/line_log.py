@@ -1,7 +1,9 @@
 """A text file that only grows, line by line, and keeps every line it has taken.
 
 A machine that goes down while a line is written leaves a part of it, without a newline at its end.
-Such a part was never taken: readers pass it over, and the next writer cuts it off.
+Such a part was never taken: readers pass it over, and the next writer cuts it off. But an editor,
+too, may have left the last line without its newline: what is a whole line all the same, as whoever
+knows the lines tells, is one.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from utils.errors import UserError, disk_error
@@ -16,8 +19,16 @@ from utils.errors import UserError, disk_error
 _LONGEST = 2**16
 """Bytes, more than a line of ours has."""
 
+IsWhole = Callable[[str], bool]
+"""Tells whether a text is a whole line that lacks its newline, and not the beginning of one."""
 
-def append_line(path: Path, header: str, line: str) -> None:
+
+def never(text: str) -> bool:
+    """Take no line for whole without its newline."""
+    return False
+
+
+def append_line(path: Path, header: str, line: str, is_whole: IsWhole = never) -> None:
     """Put a line at the end of a file, and return when the disk holds it.
 
     Of several processes and threads that append at a time, one waits for the other.
@@ -26,6 +37,7 @@ def append_line(path: Path, header: str, line: str) -> None:
         path: the file; made, with its folder and ``header``, if it is not there or empty.
         header: the first line, with its newline.
         line: the line, with its newline; or several, of which a kill may leave the first ones.
+        is_whole: of what stands behind the last newline.
 
     Raises:
         UserError: the disk is full, read-only, or may not be written; nothing was appended then.
@@ -36,9 +48,9 @@ def append_line(path: Path, header: str, line: str) -> None:
         try:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            end = _cut_part(handle, path)
+            end, newline = _cut_part(handle, path, is_whole)
             try:
-                _write(handle, (line if end else header + line).encode())
+                _write(handle, (newline + line if end else header + line).encode())
                 os.fsync(handle)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -52,8 +64,13 @@ def append_line(path: Path, header: str, line: str) -> None:
         raise disk_error(error) or error from error
 
 
-def read_lines(path: Path, start: int = 0) -> tuple[list[str], int]:
+def read_lines(path: Path, start: int = 0, is_whole: IsWhole = never) -> tuple[list[str], int]:
     """Read the whole lines of a file that begin at byte ``start`` or later.
+
+    Args:
+        path: the file.
+        start: 0, or where an earlier reading ended.
+        is_whole: of what stands behind the last newline.
 
     Returns:
         The lines, without their newlines, and the byte after the last of them, at which to go on
@@ -64,29 +81,46 @@ def read_lines(path: Path, start: int = 0) -> tuple[list[str], int]:
     """
     try:
         with open(path, "rb") as file:
-            file.seek(start)
-            found = file.read()
+            file.seek(max(0, start - 1))
+            before, found = file.read(min(1, start)), file.read()
     except FileNotFoundError:
         return [], start
-    whole = found[: found.rfind(b"\n") + 1]
+    if before not in (b"", b"\n"):  # the last line read lacked its newline
+        start, found = start + found.startswith(b"\n"), found.removeprefix(b"\n")
+    end = found.rfind(b"\n") + 1
     try:
-        return whole.decode().split("\n")[:-1], start + len(whole)
+        lines = found[:end].decode().split("\n")[:-1]
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}, byte {start + error.start}: not UTF-8: mend or delete the line"
         ) from None
+    if last := _whole_line(found[end:], is_whole):
+        return [*lines, last], start + len(found)
+    return lines, start + end
 
 
-def _cut_part(handle: int, path: Path) -> int:
-    """Cut off what follows the last newline; return the size that is left."""
+def _whole_line(rest: bytes, is_whole: IsWhole) -> str:
+    """Return what stands behind the last newline if it is whole, else nothing."""
+    text = rest.decode(errors="ignore")
+    return text if text.encode() == rest and rest and is_whole(text) else ""
+
+
+def _cut_part(handle: int, path: Path, is_whole: IsWhole) -> tuple[int, str]:
+    """Cut off what follows the last newline, unless it is whole.
+
+    Returns:
+        The size that is left, and the newline that it lacks.
+    """
     size = os.fstat(handle).st_size
     tail = os.pread(handle, _LONGEST, max(0, size - _LONGEST))
     end = size - len(tail) + tail.rfind(b"\n") + 1
     if b"\n" not in tail and size > _LONGEST:
         raise UserError(f"{path}: its end holds no line: move the file away")
     if end < size:
+        if _whole_line(tail[end - size :], is_whole):
+            return size, "\n"
         os.ftruncate(handle, end)
-    return end
+    return end, ""
 
 
 def _write(handle: int, data: bytes) -> None:

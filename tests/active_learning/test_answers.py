@@ -69,13 +69,45 @@ def test_a_file_cut_anywhere_keeps_its_whole_lines(tmp_path):
     whole = path.read_bytes()
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
-        lines = max(0, whole[:cut].count(b"\n") - 1)
+        # The header is no answer; an answer is whole without its newline, too.
+        lines = max(0, whole[: cut + 1].count(b"\n") - 1)
         journal = Journal(path)
         assert journal.answers() == answers[:lines]
         assert path.read_bytes() == whole[:cut]
         journal.append(said("f", 9))
         assert journal.answers() == [*answers[:lines], said("f", 9)]
         assert Journal(path).answers() == [*answers[:lines], said("f", 9)]
+
+
+def test_the_last_line_needs_no_newline(tmp_path):
+    """Some editors leave none; nor is it lost by whoever writes, or reads, next."""
+    path = tmp_path / "answers.csv"
+    reader, writer = Journal(path), Journal(path)
+    for count in range(3):
+        writer.append(said("f", count))
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    found = [said("f", count) for count in range(3)]
+    assert reader.answers() == reader.answers() == found
+    writer.append(said("b", 3))
+    assert reader.answers() == Journal(path).answers() == [*found, said("b", 3)]
+    assert path.read_bytes().count(b"\n") == 5
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    assert reader.answers() == [*found, said("b", 3)]  # which it had read before
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("last", [b"", b"\r", b"\r\n"])
+def test_spreadsheets_end_lines_otherwise(tmp_path, bom, last):
+    path = tmp_path / "answers.csv"
+    for count in range(2):
+        Journal(path).append(said("f", count))
+    text = path.read_text().strip().replace("\n", "\r\n")
+    path.write_bytes((bom + text).encode() + last)
+    found = [said("f", count) for count in range(2)]
+    reader = Journal(path)
+    assert reader.answers() == found
+    Journal(path).append(said("s", 2))
+    assert reader.answers() == Journal(path).answers() == [*found, said("s", 2)]
 
 
 WRITER = """
