@@ -1,4 +1,4 @@
-"""Is an arm of the label-efficiency experiment better than the default? A test over the images."""
+"""Is an arm of the label-efficiency experiment better than the default, and would it be again?"""
 
 from __future__ import annotations
 
@@ -16,28 +16,53 @@ DRAWS = 20_000
 """Of the bootstrap. No p is below two in as many, before it is multiplied by the number of tests;
 a thousand images take about a third of a second, and all of it 0.2 GB of memory."""
 
+Arms = Mapping[str, Mapping[int, Entry]]
+"""Results by arm and seed."""
+
+Trials = tuple[tuple[Path, str], ...]
+"""Where the scores of an arm are kept, for each seed."""
+
 
 class Compared:
-    """The p values of arms against `REFERENCE`, by block, arm and metric, in ``p``.
+    """The p values of arms against `REFERENCE`, by block, arm and metric.
 
     Holm's family is all arms in one block and metric; arms that are one trial are tested once.
+
+    Attributes:
+        p: for other images.
+        p_of_both: for other images and other trainings; not of arms that share one seed alone.
     """
 
     def __init__(self, entries: Sequence[Entry], blocks: Sequence[Block]) -> None:
         self.images: dict[tuple[Path, str, str], OfImages] = {}
         self.names: dict[str, tuple[Sequence[str], Path]] = {}
         arms = by_arm(entries)
+        self.p = self._adjusted(arms, blocks, draw_trainings=False)
+        self.p_of_both = self._adjusted(arms, blocks, draw_trainings=True)
+
+    def _adjusted(
+        self, arms: Arms, blocks: Sequence[Block], draw_trainings: bool
+    ) -> dict[tuple[str, str, str], float]:
+        """Return all p values, adjusted for their number."""
         theirs = arms.get(REFERENCE, {})
         trials = {arm: _trials(mine, theirs) for arm, mine in arms.items()}
-        tested = {of: arm for arm, of in trials.items() if of != _trials(theirs, arms[arm])}
-        self.p: dict[tuple[str, str, str], float] = {}
+        tested = {
+            of: arm
+            for arm, of in trials.items()
+            if of != _trials(theirs, arms[arm]) and len(of) > draw_trainings
+        }
+        adjusted = {}
         for block in blocks:
             for metric in TESTED:
-                found = [self._p(arms[arm], theirs, block.sets, metric) for arm in tested.values()]
-                adjusted = dict(zip(tested, holm(found), strict=True))
+                found = [
+                    self._p(arms[arm], theirs, block.sets, metric, draw_trainings)
+                    for arm in tested.values()
+                ]
+                by_trials = dict(zip(tested, holm(found), strict=True))
                 for arm, of in trials.items():
-                    if of in adjusted:
-                        self.p[block.title, arm, metric] = adjusted[of]
+                    if of in by_trials:
+                        adjusted[block.title, arm, metric] = by_trials[of]
+        return adjusted
 
     def _p(
         self,
@@ -45,20 +70,18 @@ class Compared:
         theirs: Mapping[int, Entry],
         sets: Sequence[str],
         metric: str,
+        draw_trainings: bool,
     ) -> float:
-        """Return the p value of an arm.
-
-        Each image's scores are averaged over the common seeds first: images are what is drawn.
-        """
+        """Return the p value of an arm, by the seeds that it has in common with the reference."""
         seeds = sorted(mine.keys() & theirs.keys())
-        averaged = [
+        scores = [
             [
-                np.mean([self._of_image(side[seed], name)[metric] for seed in seeds], axis=0)
+                np.stack([self._of_image(side[seed], name)[metric] for seed in seeds])
                 for name in sets
             ]
             for side in (mine, theirs)
         ]
-        return paired_means(*averaged, resamples=DRAWS).p
+        return paired_means(*scores, resamples=DRAWS, draw_trainings=draw_trainings).p
 
     def _of_image(self, entry: Entry, set_name: str) -> OfImages:
         """Return the scores of each image of a set, in order of name."""
@@ -70,6 +93,6 @@ class Compared:
         return self.images[key]
 
 
-def _trials(mine: Mapping[int, Entry], theirs: Mapping[int, Entry]) -> tuple[tuple[Path, str], ...]:
+def _trials(mine: Mapping[int, Entry], theirs: Mapping[int, Entry]) -> Trials:
     """Return where the scores of an arm are kept, for each seed that both have."""
     return tuple(mine[seed].kept for seed in sorted(mine.keys() & theirs.keys()))

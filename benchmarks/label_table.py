@@ -29,10 +29,11 @@ def markdown(entries: Sequence[Entry], blocks: Sequence[Block], seeds: Sequence[
     for block in blocks:
         lines = []
         for arm, mine in arms.items():
-            p = [compared.p.get((block.title, arm, metric)) for metric in TESTED]
+            of_this = [(block.title, arm, metric) for metric in TESTED]
+            p = [known.get(one) for known in (compared.p, compared.p_of_both) for one in of_this]
             lines.append(_score_line(list(mine.values()), len(most), block, p))
         header = ["arm", "seeds", "points", "labelled %", "region error %", *COLUMNS]
-        header += [f"p {metric}" for metric in TESTED]
+        header += [f"p {metric}{also}" for also in ("", ", seeds too") for metric in TESTED]
         text += [f"## {block.title}", "", plain_markdown(header, lines), ""]
         lines = [
             _ratio_line(list(mine.values()), block, dense, reference) for mine in arms.values()
@@ -111,7 +112,8 @@ def _notes(seeds: Sequence[int]) -> str:
         "time of asking after the first round, the start of its process included. p: paired "
         f"bootstrap over the images against {REFERENCE} ({DRAWS} draws), each image's scores "
         "averaged over the common seeds first, adjusted (Holm) for the arms of the table, those "
-        "that are one trial counted once; it says nothing of other trainings. Convention "
+        "that are one trial counted once; it says nothing of other trainings. p, seeds too: the "
+        "seeds are drawn as well, so that it does, as far as so few can. Convention "
         f"{CONVENTION}.\n\n"
         "Self-training follows the trainings. A trial's first one is taught by its own snapshots "
         "alone, in the cycles after the first, each further one until then by those of the "

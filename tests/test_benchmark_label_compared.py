@@ -103,6 +103,26 @@ def test_seeds_are_averaged_and_each_trial_is_tested_once(tmp_path: Path) -> Non
     assert len(found) == 2 * 2 * 4
 
 
+def test_seeds_are_drawn_where_there_are_several(tmp_path: Path) -> None:
+    """A better arm is so with each seed; one that is so with two of three may not be again."""
+    level = np.linspace(0.4, 0.6, 20)
+    more = {"default": (0, 0, 0), "margin": (0.02, 0.01, 0.03), "bald": (0.03, 0.03, -0.01)}
+    for arm, steps in more.items():
+        for seed, step in enumerate(steps):
+            keep(tmp_path / f"{arm}_{seed}", A=np.round(level + step, 6))
+    known = [(arm, seed) for arm in more for seed in range(3)]
+    entries = [entry(arm, seed, tmp_path / f"{arm}_{seed}") for arm, seed in known]
+    entries.append(entry("random", 1, tmp_path / "margin_1"))
+    found = Compared(entries, [ONLY_A])
+    least = 2 / 20_001
+    assert found.p["A", "margin", "S"] == found.p["A", "bald", "S"] == pytest.approx(3 * least)
+    assert found.p["A", "random", "S"] == pytest.approx(3 * least)
+    assert found.p_of_both["A", "margin", "S"] == pytest.approx(2 * least)
+    # One draw in 27 takes the third seed alone; any other is above 0.
+    assert found.p_of_both["A", "bald", "S"] == pytest.approx(2 / 27, abs=0.01)
+    assert ("A", "random", "S") not in found.p_of_both
+
+
 def test_many_arms_leave_a_small_p_small(tmp_path: Path) -> None:
     keep(tmp_path / "default", A=np.full(8, 0.5))
     keep(tmp_path / "other", A=np.round(np.linspace(0.6, 0.7, 8), 6))

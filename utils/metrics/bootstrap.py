@@ -89,29 +89,45 @@ def paired_bootstrap(
 
 
 def paired_means(
-    a: Sequence[Floats], b: Sequence[Floats], resamples: int = 2000, seed: int = 0
+    a: Sequence[Floats],
+    b: Sequence[Floats],
+    resamples: int = 2000,
+    seed: int = 0,
+    draw_trainings: bool = False,
 ) -> Comparison:
     """Compare two methods by scores of single images, in one set or averaged over several.
 
-    Images are drawn within each set, so that every set keeps its weight. A score may itself be an
-    average, over several trainings: the images alone are the sample then, too.
+    Images are drawn within each set, so that every set keeps its weight. Scores are averaged over
+    trainings; the images alone are the sample, unless the trainings are drawn, too: then what the
+    interval holds, and p, allow for other trainings as well as for other images (the sources of
+    variance that Bouthillier et al., MLSys 2021, tell apart). Few trainings stand for all there
+    might be but poorly, so that this is still too sure; but where one of three disagrees on the
+    sign of the difference, p stays above .03, for one draw in 27 takes that one alone.
 
     Args:
-        a: scores of the first method, one array [N] a set.
-        b: scores of the second on the same images in the same order.
+        a: scores of the first method, one array a set: [N], or [R, N] of R trainings.
+        b: scores of the second on the same images in the same order; its trainings are paired with
+            the first's, as those of one seed are.
         resamples: number of draws.
         seed: of the draws.
+        draw_trainings: draw trainings with replacement, the same ones in all sets.
 
     Raises:
         UserError: the numbers of images differ, or a set has fewer than two.
     """
+    pairs = [tuple(map(np.atleast_2d, pair)) for pair in zip(a, b, strict=True)]
+    trainings = len(pairs[0][0])
+    shares = np.full((resamples + 1, trainings), 1 / trainings)
+    if draw_trainings:
+        rng = np.random.default_rng(seed + len(pairs))
+        shares[1:] = rng.multinomial(trainings, shares[0], size=resamples) / trainings
     totals = [np.zeros(resamples + 1), np.zeros(resamples + 1)]
-    for index, scores in enumerate(zip(a, b, strict=True)):
-        images = len(scores[0])
-        if images < 2 or images != len(scores[1]):
+    for index, scores in enumerate(pairs):
+        images = scores[0].shape[1]
+        if images < 2 or images != scores[1].shape[1]:
             raise UserError(
-                f"{images} images against {len(scores[1])}: a bootstrap needs the same ones, two "
-                "at the least"
+                f"{images} images against {scores[1].shape[1]}: a bootstrap needs the same ones, "
+                "two at the least"
             )
         start = 0
         for weights in draw_counts(images, resamples, seed + index):
@@ -119,7 +135,8 @@ def paired_means(
             chunk = slice(start, start + weights.shape[1])
             start = chunk.stop
             for total, values in zip(totals, scores, strict=True):
-                total += weights @ values[chunk] / (images * len(a))
+                sums = np.einsum("ij,ij->i", weights @ values[:, chunk].T, shares)
+                total += sums / (images * len(pairs))
     return _comparison(*totals)
 
 

@@ -1,5 +1,6 @@
 """The paired bootstrap against plain versions with the same draws, and against known answers."""
 
+import itertools
 import runpy
 import tracemalloc
 from pathlib import Path
@@ -115,6 +116,40 @@ def test_every_set_weighs_the_same_and_draws_by_itself():
         paired_means([a[0][:1]], [b[0][:1]])
     with pytest.raises(UserError, match="40 images against 39"):
         paired_means([a[0]], [b[0][:39]])
+
+
+@pytest.mark.parametrize("shifts", [[2, 1, 3], [2.5, 1, -1], [-1, -2, -1.5]])
+def test_trainings_may_be_drawn_as_images_are(shifts):
+    """Of images that all differ alike in a training, only which are drawn of three is chance."""
+    level = np.linspace(0.3, 0.6, 50)
+    pair = [level + np.array(shifts)[:, None]], [np.tile(level, (3, 1))]
+    fixed = paired_means(*pair, resamples=20_000)
+    drawn = paired_means(*pair, resamples=20_000, draw_trainings=True)
+    assert drawn.difference == fixed.difference == pytest.approx(np.mean(shifts))
+    assert fixed.p == pytest.approx(2 / 20_001)
+    means = np.mean(list(itertools.product(shifts, repeat=3)), axis=1)
+    beyond = min(np.mean(means < 0), np.mean(means > 0))
+    assert drawn.p == pytest.approx(max(fixed.p, 2 * beyond), abs=0.01)
+    assert (drawn.low, drawn.high) == pytest.approx((min(means), max(means)))
+
+
+def test_all_sets_draw_the_same_trainings():
+    """Else what one training has more in one set and less in the other would be chance."""
+    shifts, level = np.array([[1.0], [3.0], [5.0]]), np.zeros((3, 20))
+    pair = [level + shifts, level - shifts + 6]
+    found = paired_means(pair, [level, level], resamples=500, draw_trainings=True)
+    assert (found.low, found.difference, found.high) == pytest.approx((3, 3, 3))
+
+
+def test_one_training_and_several_that_are_alike_are_one_sample():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 200))
+    one = paired_means([a], [b], resamples=300, seed=2)
+    for many in (False, True):
+        several = paired_means(
+            [np.tile(a, (4, 1))], [np.tile(b, (4, 1))], 300, seed=2, draw_trainings=many
+        )
+        assert several == pytest.approx(one, abs=1e-12)
 
 
 def test_same_maps_do_not_differ():
