@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from active_learning.answers import (
 )
 from active_learning.questions import Question
 from utils.errors import UserError
+from utils.line_log import read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 TIME = "2026-01-31T12:00:00Z"
@@ -93,6 +95,19 @@ def test_the_last_line_needs_no_newline(tmp_path):
     assert path.read_bytes().count(b"\n") == 5
     path.write_bytes(path.read_bytes().removesuffix(b"\n"))
     assert reader.answers() == [*found, said("b", 3)]  # which it had read before
+
+
+def test_reading_goes_on_behind_what_was_read(tmp_path):
+    path = tmp_path / "lines"
+    path.write_bytes(b"a\nb")
+    read = partial(read_lines, path, is_whole=lambda text: text in "bd")
+    assert read(0) == (["a", "b"], 3)
+    path.write_bytes(b"a\nb\nc\nd")
+    assert read(3) == (["c", "d"], 7)
+    assert read(4) == (["c", "d"], 7)
+    path.write_bytes(b"a\nb\nc\nd\nx")
+    assert read(7) == ([], 8)
+    assert read_lines(path, 7) == ([], 8)
 
 
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
