@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from active_learning.questions import Pixel, Question, by_image
 from utils.errors import UserError
-from utils.line_log import append_line, read_lines
+from utils.line_log import append_line, whole_lines
 from utils.tables import csv_lines
 
 FOREGROUND, BACKGROUND, CANNOT_SAY, UNDO = "f", "b", "s", "u"
@@ -83,30 +83,52 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._state: tuple[int, int, int] | None = None
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         self._answers: list[Answer] = []
         self._lines = 0
-        self._end = 0
+        self._read = b""
 
     def answers(self) -> list[Answer]:
-        """Return all answers, in the order in which they came; only what is new is read.
+        """Return all answers, in the order in which they came.
+
+        Only what is new is parsed, unless what was read before is no longer there as it was: then
+        somebody has changed the file, and all of it is.
 
         Raises:
             UserError: a line is damaged; names the file and the line.
         """
         with self._lock:
-            size = self.path.stat().st_size if self.path.exists() else 0
-            if size < self._end:  # another file by now
-                self._answers, self._lines, self._end = [], 0, 0
-            lines, end = read_lines(self.path, self._end, self._is_whole)
-            found = []
+            state, found = self._look()
+            if state == self._state:
+                return list(self._answers)
+            if not found.startswith(self._read):
+                self._start_anew()
+            lines, end = whole_lines(self.path, found, len(self._read), self._is_whole)
+            new = []
             for number, line in enumerate(lines, start=self._lines + 1):
                 if number > 1:
-                    found.append(self._parse(line, number))
+                    new.append(self._parse(line, number))
                 elif line.removeprefix(BOM).removesuffix("\r") + "\n" != HEADER:
                     raise UserError(f"{self.path}: the first line must be {HEADER.strip()}")
-            self._answers += found
-            self._lines, self._end = self._lines + len(lines), end
+            self._answers += new
+            self._lines, self._read = self._lines + len(lines), found[:end]
+            self._state = state
             return list(self._answers)
+
+    def _look(self) -> tuple[tuple[int, int, int], bytes]:
+        """Return which file there is and of when, and what it holds if it is another than before.
+
+        The state is older than the bytes: of what is written in between the next look tells.
+        """
+        try:
+            of = self.path.stat()
+            state = of.st_ino, of.st_size, of.st_mtime_ns
+            return state, b"" if state == self._state else self.path.read_bytes()
+        except FileNotFoundError:
+            return (0, 0, 0), b""
 
     def append(self, answer: Answer) -> None:
         """Add an answer; when this returns, the disk holds it.
@@ -136,7 +158,7 @@ class Journal:
     def _parse(self, line: str, number: int) -> Answer:
         where = f"{self.path}, line {number}"
         try:
-            values = next(csv.reader([line.removesuffix("\r")], strict=True), [])
+            values = next(csv.reader([line], strict=True), [])
             if len(values) != len(COLUMNS):
                 raise UserError(f"{where}: {len(COLUMNS)} values are needed: mend or delete it")
             image, x, y, said, round_index, annotator, seconds, time = values

@@ -26,11 +26,13 @@ Trials = tuple[tuple[Path, str], ...]
 class Compared:
     """The p values of arms against `REFERENCE`, by block, arm and metric.
 
-    Holm's family is all arms in one block and metric; arms that are one trial are tested once.
+    Holm's family is all arms that are tested in one block and metric; arms that are one trial are
+    tested once.
 
     Attributes:
         p: for other images.
-        p_of_both: for other images and other trainings; not of arms that share one seed alone.
+        p_of_both: for other images and other trainings; arms that have one seed alone in common
+            with the reference are not tested.
     """
 
     def __init__(self, entries: Sequence[Entry], blocks: Sequence[Block]) -> None:
@@ -49,7 +51,7 @@ class Compared:
         tested = {
             of: arm
             for arm, of in trials.items()
-            if of != _trials(theirs, arms[arm]) and len(of) > draw_trainings
+            if of != _trials(theirs, arms[arm]) and len(of) >= (2 if draw_trainings else 1)
         }
         adjusted = {}
         for block in blocks:

@@ -91,7 +91,7 @@ def asking(config: Config, pool: Pool, machine: Machine, clock: Clock, turns: in
     floor = asking_floor(config, pool, machine)
     attacked = config.attack != "none"
     told = f"{(1 + attacked) * config.snapshots} passes"
-    told += f", {config.attack_steps} with a gradient" if attacked else ""
+    told += f" and {config.attack_steps} with a gradient" if attacked else ""
     forget = partial(forget_round, config)
     rows = [
         measure(clock, "asking", count, ask, floor, turns, told, 1.0, forget),

@@ -64,39 +64,37 @@ def append_line(path: Path, header: str, line: str, is_whole: IsWhole = never) -
         raise disk_error(error) or error from error
 
 
-def read_lines(path: Path, start: int = 0, is_whole: IsWhole = never) -> tuple[list[str], int]:
-    """Read the whole lines of a file that begin at byte ``start`` or later.
+def whole_lines(
+    path: Path, found: bytes, start: int = 0, is_whole: IsWhole = never
+) -> tuple[list[str], int]:
+    """Return the whole lines that begin at byte ``start`` or later.
 
     Args:
-        path: the file.
+        path: the file, for messages.
+        found: what it holds.
         start: 0, or where an earlier reading ended.
         is_whole: of what stands behind the last newline.
 
     Returns:
         The lines, without their newlines, and the byte after the last of them, at which to go on
-        when the file has grown. Neither where the file is not there: an empty list and ``start``.
+        when the file has grown.
 
     Raises:
         UserError: a line is not UTF-8.
     """
+    if start and found[start - 1 : start] != b"\n":  # the last line read lacked its newline
+        start += found.startswith(b"\r", start)
+        start += found.startswith(b"\n", start)
+    end = max(start, found.rfind(b"\n") + 1)
     try:
-        with open(path, "rb") as file:
-            file.seek(max(0, start - 1))
-            before, found = file.read(min(1, start)), file.read()
-    except FileNotFoundError:
-        return [], start
-    if before not in (b"", b"\n"):  # the last line read lacked its newline
-        start, found = start + found.startswith(b"\n"), found.removeprefix(b"\n")
-    end = found.rfind(b"\n") + 1
-    try:
-        lines = found[:end].decode().split("\n")[:-1]
+        lines = found[start:end].decode().split("\n")[:-1]
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}, byte {start + error.start}: not UTF-8: mend or delete the line"
         ) from None
     if last := _whole_line(found[end:], is_whole):
-        return [*lines, last], start + len(found)
-    return lines, start + end
+        return [*lines, last], len(found)
+    return lines, end
 
 
 def _whole_line(rest: bytes, is_whole: IsWhole) -> str:

@@ -27,7 +27,7 @@ from active_learning.answers import (
 )
 from active_learning.questions import Question
 from utils.errors import UserError
-from utils.line_log import read_lines
+from utils.line_log import whole_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 TIME = "2026-01-31T12:00:00Z"
@@ -98,16 +98,44 @@ def test_the_last_line_needs_no_newline(tmp_path):
 
 
 def test_reading_goes_on_behind_what_was_read(tmp_path):
-    path = tmp_path / "lines"
-    path.write_bytes(b"a\nb")
-    read = partial(read_lines, path, is_whole=lambda text: text in "bd")
-    assert read(0) == (["a", "b"], 3)
-    path.write_bytes(b"a\nb\nc\nd")
-    assert read(3) == (["c", "d"], 7)
-    assert read(4) == (["c", "d"], 7)
-    path.write_bytes(b"a\nb\nc\nd\nx")
-    assert read(7) == ([], 8)
-    assert read_lines(path, 7) == ([], 8)
+    read = partial(whole_lines, tmp_path, is_whole=lambda text: text in "bd")
+    assert read(b"a\nb") == (["a", "b"], 3)
+    assert read(b"a\nb", 3) == ([], 3)
+    for newline in (b"\n", b"\r\n"):
+        found = b"a\nb" + newline + b"c\nd"
+        assert read(found, 3) == (["c", "d"], len(found))
+        assert read(found, 3 + len(newline)) == (["c", "d"], len(found))
+    assert read(b"a\nb\nc\nd\nx", 7) == ([], 8)
+    assert whole_lines(tmp_path, b"a\nb\nc\nd", 4) == (["c"], 6)
+    with pytest.raises(UserError, match="byte 4: not UTF-8"):
+        read(b"a\nb\n\xff\n", 3)
+
+
+@pytest.mark.parametrize("change", ["other", "spreadsheet", "fewer", "one letter"])
+def test_a_file_that_somebody_changed_is_read_anew(tmp_path, change):
+    """Also by who had read it before; else he might go on in the middle of another line."""
+    path = tmp_path / "answers.csv"
+    for count in range(1, 40):
+        path.unlink(missing_ok=True)
+        Journal(path).extend([said("f", x, image=f"{x:04d}.jpg") for x in range(count)])
+        reader = Journal(path)
+        assert len(reader.answers()) == count
+        text = path.read_text()
+        if change == "other":
+            text = HEADER + "".join(sorted(text.splitlines(True)[1:], reverse=True)) * 2
+        elif change == "spreadsheet":
+            text = "\ufeff" + text.replace("\n", "\r\n")
+        elif change == "fewer":
+            text = "".join(text.splitlines(True)[:-1])
+        else:
+            text = text.replace(",f,", ",b,", 1)
+        later = path.stat().st_mtime_ns + 10**9  # a clock that counts in steps may stand still
+        path.write_text(text, newline="")
+        os.utime(path, ns=(later, later))
+        expected = Journal(path).answers()
+        assert reader.answers() == expected
+        assert len(expected) == {"other": 2 * count, "fewer": count - 1}.get(change, count)
+        assert (expected[:1] == [said("b", image="0000.jpg")]) == (change == "one letter")
 
 
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
@@ -161,10 +189,12 @@ def test_each_line_is_on_the_disk_before_append_returns(tmp_path, monkeypatch):
     assert len(synced) == 3 + 1  # the file's name in its folder
 
 
-def test_what_the_disk_refused_is_not_there(tmp_path, monkeypatch):
+@pytest.mark.parametrize("newline", [True, False])
+def test_what_the_disk_refused_is_not_there(tmp_path, monkeypatch, newline):
     journal = Journal(tmp_path / "answers.csv")
     journal.append(said("f"))
-    before = journal.path.read_bytes()
+    before = journal.path.read_bytes()[: None if newline else -1]
+    journal.path.write_bytes(before)
 
     def full(handle):
         raise OSError(28, "No space left on device")

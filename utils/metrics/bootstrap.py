@@ -100,9 +100,11 @@ def paired_means(
     Images are drawn within each set, so that every set keeps its weight. Scores are averaged over
     trainings; the images alone are the sample, unless the trainings are drawn, too: then what the
     interval holds, and p, allow for other trainings as well as for other images (the sources of
-    variance that Bouthillier et al., MLSys 2021, tell apart). Few trainings stand for all there
-    might be but poorly, so that this is still too sure; but where one of three disagrees on the
-    sign of the difference, p stays above .03, for one draw in 27 takes that one alone.
+    variance that Bouthillier et al., MLSys 2021, tell apart). Of few trainings it is too sure
+    where these differ much (of three alike but for chance, a quarter do at p < .05), and too
+    cautious where single images differ from training to training. Where one of three disagrees on
+    the sign, p stays above about .03: one draw in 27 takes that one alone, and half or more of
+    those are on its side.
 
     Args:
         a: scores of the first method, one array a set: [N], or [R, N] of R trainings.
@@ -113,10 +115,13 @@ def paired_means(
         draw_trainings: draw trainings with replacement, the same ones in all sets.
 
     Raises:
-        UserError: the numbers of images differ, or a set has fewer than two.
+        UserError: the numbers of images or trainings differ, or a set has fewer than two images.
     """
     pairs = [tuple(map(np.atleast_2d, pair)) for pair in zip(a, b, strict=True)]
     trainings = len(pairs[0][0])
+    counts = sorted({len(scores) for pair in pairs for scores in pair})
+    if counts != [trainings]:
+        raise UserError(f"{counts[0]} trainings against {counts[-1]}: compare as many, in pairs")
     shares = np.full((resamples + 1, trainings), 1 / trainings)
     if draw_trainings:
         rng = np.random.default_rng(seed + len(pairs))

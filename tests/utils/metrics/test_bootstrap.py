@@ -133,6 +133,23 @@ def test_trainings_may_be_drawn_as_images_are(shifts):
     assert (drawn.low, drawn.high) == pytest.approx((min(means), max(means)))
 
 
+def test_trainings_are_drawn_in_pairs():
+    """What both methods owe to a seed is no difference between them."""
+    level, shift = np.linspace(0, 1, 30), np.array([[1.0], [2.0], [4.0]])
+    pair = [level + shift + 0.5], [level + shift]
+    found = paired_means(*pair, resamples=500, draw_trainings=True)
+    assert (found.low, found.difference, found.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("shapes", [((3, 9), (9,)), ((9,), (3, 9)), ((2, 9), (3, 9))])
+def test_other_numbers_of_trainings_are_not_compared(shapes):
+    a, b = map(np.ones, shapes)
+    with pytest.raises(UserError, match=r"[12] trainings against 3: compare as many"):
+        paired_means([a], [b])
+    with pytest.raises(UserError, match=r"[12] trainings against 3"):
+        paired_means([a, b], [a, b])
+
+
 def test_all_sets_draw_the_same_trainings():
     """Else what one training has more in one set and less in the other would be chance."""
     shifts, level = np.array([[1.0], [3.0], [5.0]]), np.zeros((3, 20))
