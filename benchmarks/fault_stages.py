@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from tqdm import tqdm
 
 import active_learning.__main__ as asking
 import evaluate
@@ -268,6 +270,9 @@ def forked(work: Callable[[], Any], log: Path, seconds: float | None = None) -> 
 def _run_child(work: Callable[[], Any], log: Path) -> None:
     """Run something, and leave without the parent's own endings (of pytest, for one)."""
     status = 1
+    # Progress bars share a lock with the parent, who would wait for ever for that of a killed one.
+    tqdm.monitor_interval = 0
+    tqdm.set_lock(threading.RLock())
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     try:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from benchmarks.fault_injection import KINDS, Injection, terminate
 from benchmarks.fault_stages import Pipeline, Stage, forked
@@ -38,6 +40,20 @@ def test_disturbed_stages_run_again_end_as_undisturbed_ones(tmp_path: Path) -> N
     tried = {(row["what"], row["when"]) for row in found["counts"]}
     assert {(KILLED, kind) for kind in KINDS} <= tried
     assert {what for what, _ in tried} >= {KILLED, FULL, ASKED, "other"}
+
+
+def test_a_killed_stage_keeps_no_lock_of_progress_bars(tmp_path: Path) -> None:
+    """Else whoever killed it would wait for ever at the next bar."""
+    lock = tqdm.get_lock()
+
+    def work() -> None:
+        tqdm.get_lock().acquire()
+        time.sleep(60)
+
+    assert forked(work, tmp_path / "log", seconds=1) == -9
+    for part in lock.locks:
+        assert part.acquire(timeout=1)
+        part.release()
 
 
 def careless(argv: Any) -> int:
@@ -179,7 +195,7 @@ def test_a_hung_stage_and_a_defect_are_no_success(small: Pipeline, tmp_path: Pat
     assert ended.status == 1
     assert not ended.clean
     assert "a defect" in ended.told
-    assert forked(lambda: __import__("time").sleep(60), tmp_path / "log", seconds=0.1) == -9
+    assert forked(lambda: time.sleep(60), tmp_path / "log", seconds=0.1) == -9
     case = Case(small.stages[0], KILLED, KINDS[0], 0)
     small.before["it"] = small.after["it"] = tmp_path / "nothing"
     assert "was not hit, and ended with 1" in attempt(small, case, random.Random(0))
