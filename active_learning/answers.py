@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from active_learning.questions import Pixel, Question, by_image
 from utils.errors import UserError
-from utils.line_log import append_line, whole_lines
+from utils.line_log import State, append_line, read_if_changed, whole_lines
 from utils.tables import csv_lines
 
 FOREGROUND, BACKGROUND, CANNOT_SAY, UNDO = "f", "b", "s", "u"
@@ -83,7 +83,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._state: tuple[int, int, int] | None = None
+        self._state: State | None = None
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -101,7 +101,7 @@ class Journal:
             UserError: a line is damaged; names the file and the line.
         """
         with self._lock:
-            state, found = self._look()
+            state, found = read_if_changed(self.path, self._state)
             if state == self._state:
                 return list(self._answers)
             if not found.startswith(self._read):
@@ -117,18 +117,6 @@ class Journal:
             self._lines, self._read = self._lines + len(lines), found[:end]
             self._state = state
             return list(self._answers)
-
-    def _look(self) -> tuple[tuple[int, int, int], bytes]:
-        """Return which file there is and of when, and what it holds if it is another than before.
-
-        The state is older than the bytes: of what is written in between the next look tells.
-        """
-        try:
-            of = self.path.stat()
-            state = of.st_ino, of.st_size, of.st_mtime_ns
-            return state, b"" if state == self._state else self.path.read_bytes()
-        except FileNotFoundError:
-            return (0, 0, 0), b""
 
     def append(self, answer: Answer) -> None:
         """Add an answer; when this returns, the disk holds it.

@@ -19,6 +19,9 @@ from utils.errors import UserError, disk_error
 _LONGEST = 2**16
 """Bytes, more than a line of ours has."""
 
+State = tuple[int, int, int]
+"""Of a file: its number, its size and when it was written, in ns; zeros if it is not there."""
+
 IsWhole = Callable[[str], bool]
 """Tells whether a text is a whole line that lacks its newline, and not the beginning of one."""
 
@@ -62,6 +65,19 @@ def append_line(path: Path, header: str, line: str, is_whole: IsWhole = never) -
             os.close(handle)
     except OSError as error:
         raise disk_error(error) or error from error
+
+
+def read_if_changed(path: Path, before: State | None) -> tuple[State, bytes]:
+    """Return which file there is and of when, and, if that is not as before, what it holds.
+
+    The state is older than the bytes: of what is written in between the next look tells.
+    """
+    try:
+        of = path.stat()
+        state = of.st_ino, of.st_size, of.st_mtime_ns
+        return state, b"" if state == before else path.read_bytes()
+    except FileNotFoundError:
+        return (0, 0, 0), b""
 
 
 def whole_lines(
