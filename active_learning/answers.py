@@ -83,10 +83,10 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._state: State | None = None
         self._start_anew()
 
     def _start_anew(self) -> None:
+        self._state: State | None = None
         self._answers: list[Answer] = []
         self._lines = 0
         self._read = b""

@@ -153,6 +153,20 @@ def test_spreadsheets_end_lines_otherwise(tmp_path, bom, last):
     assert reader.answers() == Journal(path).answers() == [*found, said("s", 2)]
 
 
+def test_a_file_that_was_damaged_for_a_while_is_read_again(tmp_path):
+    """Put back as it was, number, size and time included, it is not taken for read."""
+    path, aside = tmp_path / "answers.csv", tmp_path / "aside"
+    reader = Journal(path)
+    reader.append(said("f"))
+    assert reader.answers() == [said("f")]
+    path.rename(aside)
+    path.write_text("of another program\n")
+    with pytest.raises(UserError, match="the first line must be"):
+        reader.answers()
+    aside.rename(path)
+    assert reader.answers() == [said("f")]
+
+
 WRITER = """
 import sys
 from pathlib import Path
