@@ -14,9 +14,11 @@ since 2.10); its tensors are CUDA's by what they tell, since no other device may
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -41,6 +43,9 @@ JOINED = {ATEN.cat.default, ATEN.stack.default}
 
 SEEN: Counter[str] = Counter()
 """Operations that ran on the pretended device."""
+
+STATUS = pytest.StashKey[int]()
+"""With what status the run ends."""
 
 
 class Hook(_DummyPrivateUse1Hook):
@@ -192,7 +197,32 @@ def pretend() -> None:
         setattr(torch.cuda, name, lambda *args, value=value, **kwargs: value)
 
 
+def leave(status: int) -> NoReturn:
+    """End the process without Python's own clearing up.
+
+    A thread of autograd's may still hold what Python must free; one that asks for the interpreter
+    while it ends is ended in the midst of C++, which aborts the process ("terminate called without
+    an active exception").
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 pretend()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep the status to leave with, where tests have run."""
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        session.config.stash[STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave, when all is told."""
+    if STATUS in config.stash:
+        leave(config.stash[STATUS])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 MISTAKES = """
 import torch
 
-from tests.pretended_cuda import SEEN, Pretending
+from tests.pretended_cuda import SEEN, Pretending, leave
 
 
 def told(work):
@@ -51,6 +51,7 @@ with Pretending():
     print(there.cpu().numpy().shape, told(lambda: there[torch.tensor([1])] * 2.0))
     print(torch.equal(there.cpu() + there.cpu(), (there + there).cpu()))
     assert SEEN["aten.convolution_backward.default"] == 1
+leave(0)
 """
 
 
@@ -75,6 +76,17 @@ def test_the_pretended_device_tells_what_a_gpu_would() -> None:
     assert "for generator" in lines[5]
     assert lines[6].startswith(mixed)
     assert lines[7:] == ["cuda:0 cuda:0 cpu", "(2, 3, 8, 8) nothing", "True"]
+
+
+def test_a_run_on_the_device_ends_with_its_own_status(tmp_path: Path) -> None:
+    failing = tmp_path / "test_failing.py"
+    failing.write_text("def test_failing():\n    assert 'it' == 'told'\n")
+    done = started("-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider", str(failing))
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
+    assert "1 failed" in done.stdout
+    done = started("-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider", "no_such.py")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "file or directory not found" in done.stderr
 
 
 @pytest.mark.timeout(600)
