@@ -80,7 +80,6 @@ ASKED_OTHERWISE = {
 }
 
 
-@pytest.mark.timeout(600)
 def test_the_whole_run_and_that_sharing_changes_nothing(
     tiny: list[str],
     tmp_path: Path,

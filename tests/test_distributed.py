@@ -53,7 +53,7 @@ def start(count: int, out: Path, task: str, flags: list[str] = ()) -> list[subpr
 
 def finish(processes: list[subprocess.Popen]) -> None:
     for process in processes:
-        told = process.communicate(timeout=200)[1]
+        told = process.communicate(timeout=600)[1]
         assert process.returncode == 0, told[-3000:]
 
 
@@ -108,7 +108,7 @@ def assert_same_files(one: Path, two: Path) -> None:
 
 def test_one_that_fails_takes_the_others_with_it(tmp_path: Path) -> None:
     processes = start(2, tmp_path / "none.json", "failing")
-    told = [process.communicate(timeout=100)[1] for process in processes]
+    told = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], told
     assert told[1] == "error: the last process has failed: mend it\nat exit\n"
     assert told[0] == "at exit\n"
@@ -127,7 +127,7 @@ def test_a_signal_to_torchrun_stops_all_processes_and_the_training_goes_on(
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        told = process.communicate(timeout=100)[0]
+        told = process.communicate(timeout=300)[0]
     assert process.returncode != 0
     assert "stopped by a signal: run the same command again to go on" in told
     last = RunFolder(tmp_path / "runs" / "tiny").checkpoint("dense", 0, "last")

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import torch
 
 import active_learning.__main__ as asking
@@ -71,7 +70,6 @@ class Trial:
         return len(waiting)
 
 
-@pytest.mark.timeout(600)
 def test_a_person_answers_and_masks_would_teach_the_same(
     tiny: list[str], sample_root: Path, tmp_path: Path
 ) -> None:

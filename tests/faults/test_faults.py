@@ -25,7 +25,6 @@ from utils.stopping import EXIT_STOPPED, finishing
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.timeout(600)
 def test_disturbed_stages_run_again_end_as_undisturbed_ones(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
     command = [sys.executable, str(ROOT / "benchmarks/faults.py"), "--sample", "--out", str(out)]

@@ -157,7 +157,6 @@ def test_a_trial_whose_node_fails_is_queued_again(stub: Cluster) -> None:
     assert sum(line.startswith("t21 train.py") for line in ran) == 2
 
 
-@pytest.mark.timeout(600)
 def test_a_real_trial_is_stopped_by_slurm_and_goes_on(
     cluster: dict[str, str], tmp_path: Path, tiny: list[str]
 ) -> None:
