@@ -41,6 +41,7 @@ from utils.distributed import any_of, barrier, gather_objects, is_main, shard
 from utils.errors import UserError
 from utils.files import read_object, write_json
 from utils.locks import held
+from utils.progress import track
 from utils.run_folder import VALIDATION, RunFolder, map_of
 from utils.stages import run_stage
 
@@ -110,14 +111,14 @@ class Segmenter:
             groups = [[job for job in mine if not job[1].exists()]]
         todo = sum(map(len, groups))
         faults: list[str] = []
-        bar = tqdm(total=todo, desc=what, disable=not is_main())
+        bar = track(None, what, todo, shown=is_main())
         with ThreadPoolExecutor(core_count()) as pool, bar:
             for group in groups:
                 faults += self._run_group(group, batch_size, pool, bar)
         return [fault for theirs in gather_objects(faults) for fault in theirs]
 
     def _run_group(
-        self, jobs: Sequence[Job], batch_size: int, pool: ThreadPoolExecutor, bar: tqdm
+        self, jobs: Sequence[Job], batch_size: int, pool: ThreadPoolExecutor, bar: tqdm[Any]
     ) -> list[str]:
         """Make the maps of pictures that belong together, reading ahead."""
         view = None

@@ -15,12 +15,11 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from tqdm import tqdm
 
 from active_learning.learner import Learner, NotFinite
 from active_learning.self_training import Taught, Teacher
@@ -58,6 +57,7 @@ from utils.errors import UserError
 from utils.files import write_json
 from utils.locks import held
 from utils.logs import TrainingLog
+from utils.progress import track
 from utils.run_folder import ARMS, RunFolder, list_snapshots, snapshot_name
 from utils.schedule import cyclic_cosine, snapshot_epochs
 from utils.seeding import random_state, restore_random_state, seed_everything, seed_for
@@ -262,6 +262,7 @@ class Trainer(Learner):
                     row |= {"val_MAE": error, "seconds": time.monotonic() - began}
                     if log:
                         log.add({"epoch": self.epoch, **row})
+                        self._tell(row)
                     self.save(error)
                     if distributed.any_of(stop_requested()):
                         raise Stopped
@@ -273,6 +274,19 @@ class Trainer(Learner):
         summary = {"arm": self.arm, "round": self.round, "epochs": self.epoch}
         seconds = sum(row["seconds"] for row in self.rows)
         return summary | {"best_val_MAE": self.best, "seconds": round(seconds, 1)}
+
+    @property
+    def _name(self) -> str:
+        """What is trained, as the trial's folder has it."""
+        return str(self.folder.relative_to(self.run.root))
+
+    def _tell(self, row: Mapping[str, float]) -> None:
+        """Print what an epoch came to."""
+        print(
+            f"{self._name}, epoch {self.epoch} of {self.config.epochs}: loss {row['loss']:.4g}, "
+            f"held-out error {row['val_MAE']:.4f}, {row['seconds']:.1f} s",
+            flush=True,
+        )
 
     def _look(self) -> None:
         """Have the teacher look at the images, before an epoch."""
@@ -293,13 +307,12 @@ class Trainer(Learner):
         self.model.train()
         self.sampler.epoch, self.sampler.start = self.epoch, self.sums.batches
         length = len(self.sampler)
-        bar = tqdm(
+        bar = track(
             self.loader,
-            f"{self.folder.relative_to(self.run.root)} epoch {self.epoch + 1}/{self.config.epochs}",
+            f"{self._name} epoch {self.epoch + 1}/{self.config.epochs}",
             unit="batch",
-            leave=False,
-            initial=self.sums.batches,
-            disable=not distributed.is_main(),
+            done=self.sums.batches,
+            shown=distributed.is_main(),
         )
         whole_batches = list(self.sampler.to_come())
         for keys, batch in zip(whole_batches, bar, strict=True):

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from active_learning.asking import (
     NONE,
@@ -42,6 +41,7 @@ from utils.device import Machine
 from utils.distributed import gather_objects, is_main, world
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.progress import track
 from utils.run_folder import RunFolder
 from utils.seeding import generator_for
 from utils.settings import training_images
@@ -216,7 +216,7 @@ class Pool:
         maps_of = pool_maps(images, ensemble, config, machine, key, done, answers=answers)
         work = in_background(choose, maps_of, config.batch_size)
         about = -(-(len(images) - len(done)) // world())
-        bar = tqdm(work, f"asking, {key}", about, unit="image", disable=not is_main())
+        bar = track(work, f"asking, {key}", about, shown=is_main())
         found, sheet = {}, []
         for (index, maps), choice in bar:
             draft.add(index, choice)

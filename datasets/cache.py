@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from datasets.augment import resize
 from datasets.images import image_size, read_image, read_mask
 from datasets.index import Sample
 from utils.background import in_background
 from utils.cores import core_count
+from utils.progress import track
 
 
 class ResizedImages:
@@ -85,6 +85,6 @@ def _decode_all(
 
     # Few are begun ahead of the bar: a signal need not wait for all.
     work = in_background(fill, zip(range(shape[0])), 4 * core_count())
-    for _ in tqdm(work, total=shape[0], desc=what, unit="image", leave=False):
+    for _ in track(work, what, shape[0]):
         pass
     return cache

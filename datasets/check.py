@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from datasets.faults import ERROR, WARNING, Fault, check_sample, fault_of
 from datasets.group_faults import check_groups, check_mask_folders
 from datasets.index import (
@@ -31,6 +29,7 @@ from datasets.passed_over import pictures_beside_sets, unread_pictures
 from utils.cli import Parser
 from utils.cores import core_count
 from utils.errors import UserError, closest, run_script
+from utils.progress import track
 
 SHOWN = 10
 MOST_THREADS = 8
@@ -62,7 +61,7 @@ def check_data(
         trainsets: training sets joined by ``+``, or None.
         testsets: test sets joined by ``+``, or None. With neither, every set there is checked.
         masks: False: masks are not opened, nor looked for.
-        progress: show a bar on standard error if it is a terminal.
+        progress: tell on standard error how far it has come.
         train_masks: overrides ``masks`` for the training sets.
         test_masks: overrides ``masks`` for the test sets, and for sets of neither kind.
 
@@ -169,7 +168,7 @@ def _check_parts(root: Path, parts: list[_Part], progress: bool) -> tuple[list[F
     digests: list[tuple[Sample, bytes]] = []
     with ThreadPoolExecutor(threads) as pool:
         results = pool.map(lambda job: check_sample(root, *job), jobs)
-        bar = tqdm(results, "checking", len(jobs), unit="image", disable=None if progress else True)
+        bar = track(results, "checking", len(jobs), shown=progress)
         try:
             for (sample, _), (found, digest) in zip(jobs, bar, strict=True):
                 faults += found

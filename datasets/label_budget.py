@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from datasets.images import read_mask
 from datasets.index import Sample
@@ -17,6 +16,7 @@ from datasets.points import read_answers
 from datasets.scoring import file_state
 from datasets.superpixels import UNLABELLED, SuperpixelCache, spread
 from utils.files import read_object, write_json
+from utils.progress import track
 
 
 def label_budget(
@@ -41,7 +41,7 @@ def label_budget(
     found = read_answers(answers, train)
     pixels = labelled = spread_labels = wrong = 0
     work = zip(train, found, strict=True)
-    for sample, points in tqdm(work, "label budget", len(train), unit="image", leave=False):
+    for sample, points in track(work, "label budget", len(train)):
         region = regions(sample)
         label_map = spread(points, region)
         known = label_map != UNLABELLED

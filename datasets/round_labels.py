@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
 from datasets.cache import native_sizes
 from datasets.index import Sample
 from datasets.points import read_answers, read_points
 from datasets.superpixels import SuperpixelCache, read_label_map, spread
 from datasets.training import PointLabels
+from utils.progress import track
 from utils.run_folder import RunFolder
 
 
@@ -44,7 +43,7 @@ def read_point_labels(
     if mode == "region":
         regions = SuperpixelCache(run.superpixels, superpixels)
         pairs = zip(samples, of_image, strict=True)
-        work = tqdm(pairs, "spreading labels", len(samples), unit="image", leave=False)
+        work = track(pairs, "spreading labels", len(samples))
         maps = [spread(found, regions(sample)) for sample, found in work]
     elif mode == "region_mask":
         folder = run.region_labels(arm, last_round)

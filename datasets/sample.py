@@ -16,7 +16,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from datasets.images import write_png
 from datasets.index import IMAGES_FOLDER, MASKS_FOLDER
@@ -24,6 +23,7 @@ from datasets.sample_shapes import SHAPES, rasterise, wavy_loop
 from utils.cli import Parser
 from utils.errors import UserError, run_script
 from utils.files import atomic_path, read_json, write_json
+from utils.progress import track
 
 TRAIN_SET, TEST_SET = "SAMPLE-TR", "SAMPLE-TE"
 GROUPED_TRAIN_SET, GROUPED_TEST_SET = "SAMPLE-CO-TR", "SAMPLE-CO-TE"
@@ -78,7 +78,7 @@ def make_sample(
     if _is_finished(out, settings):
         return out
     write_json(out / RECORD, {"settings": settings, "finished": False})
-    for job in tqdm(_jobs(train, test), desc="drawing", unit="image", leave=False, disable=None):
+    for job in track(_jobs(train, test), "drawing"):
         image, mask = _draw(np.random.default_rng((seed, *job.key)), size, job.group)
         with atomic_path(out / IMAGES_FOLDER / job.set / f"{job.name}.jpg") as temporary:
             Image.fromarray(image).save(temporary, format="JPEG", quality=JPEG_QUALITY)

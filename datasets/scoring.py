@@ -17,12 +17,12 @@ from time import perf_counter, sleep
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from datasets.maps import Pair, read_map, read_true_mask
 from utils.errors import UserError
 from utils.locks import locked
 from utils.metrics import CONVENTIONS, Convention, tally
+from utils.progress import track
 from utils.tallies import RECORD, Kept, TallyLog, drop_others, make_record
 
 TASK = 16
@@ -121,7 +121,7 @@ def _score_and_keep(
     faults: list[str] = []
     shared = pool if len(work) >= WORTH_SHARING else None
     begun = perf_counter()
-    with tqdm(total=len(work), desc=what, unit="image", leave=False) as bar:
+    with track(None, what, len(work)) as bar:
         for records, told in run_tasks(shared, largest_first(work), convention, log.parts):
             log.append(records)
             faults += told

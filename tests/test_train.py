@@ -294,6 +294,19 @@ def test_snapshots_and_best_are_kept(tiny: list[str]) -> None:
     assert best["config"]["backbone"] == "mobilenet_v2"
 
 
+def test_each_epoch_is_told_in_a_line(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    train.main(flag(tiny, "arm", "dense"))
+    rows = read_rows(run_of(tiny).root / "dense/log.csv", ("loss", "val_MAE"))
+    printed = capsys.readouterr().out.splitlines()
+    told = [line for line in printed if line.startswith("dense, epoch")]
+    assert len(told) == 2
+    for epoch, (line, row) in enumerate(zip(told, rows, strict=True), 1):
+        loss, error = float(row["loss"]), float(row["val_MAE"])
+        start = f"dense, epoch {epoch} of 2: loss {loss:.4g}, held-out error {error:.4f}, "
+        assert line.startswith(start)
+        assert line.endswith(" s")
+
+
 def test_what_is_kept_is_the_mean_of_the_last_weights(tiny: list[str]) -> None:
     """Buffers too; the mean forgets within half of the training's steps, as the flags say."""
     trainer = train.Trainer(config_of(tiny), "dense", 0)

@@ -447,7 +447,7 @@ def test_a_signal_does_not_wait_until_all_images_are_checked(root, monkeypatch):
         raise Stopped
 
     monkeypatch.setattr(datasets.check, "check_sample", look)
-    monkeypatch.setattr(datasets.check, "tqdm", bar)
+    monkeypatch.setattr(datasets.check, "track", bar)
     with pytest.raises(Stopped):
         check_data(root, "TR", progress=False)
     assert len(begun) < 100

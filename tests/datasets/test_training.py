@@ -224,12 +224,12 @@ def test_a_signal_does_not_wait_until_all_images_are_decoded(samples, monkeypatc
         begun.append(index)
         return np.zeros((SIZE, SIZE, 3), np.uint8)
 
-    def bar(work, **_):
+    def bar(work, *_):
         yield next(iter(work))
         raise Stopped
 
     monkeypatch.setattr(ResizedImages, "decode", decode)
-    monkeypatch.setattr(cache, "tqdm", bar)
+    monkeypatch.setattr(cache, "track", bar)
     with pytest.raises(Stopped):
         ResizedImages(samples * 500, SIZE, 10**4, "test")
     assert len(begun) < 50 * core_count()
