@@ -160,10 +160,12 @@ class Trainer(Learner):
                 f"{earlier}: fewer than {config.snapshots} snapshots: delete {last} and "
                 f"{run.trained(self.arm, before)}, and train that round again"
             )
-        own, count = run.snapshots(self.arm, self.round, self.member), config.at_a_time
+        # Where nothing is asked between two trainings, the first knows all that the second does.
+        asked = self.round < config.rounds
+        own = run.snapshots(self.arm, self.round, self.member) if asked else None
+        count = config.at_a_time
         pieces = images_apart(self.images.samples, config.grouped, count)
         how = Taught(
-            snapshots=config.snapshots,
             scale=config.pseudo_scale,
             agree=config.pseudo_agree,
             colours=config.pseudo_colours,

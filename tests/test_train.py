@@ -223,10 +223,10 @@ def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
 @pytest.mark.parametrize(
     ("flags", "how"),
     [
-        ("", Taught(2, 1.25, True, True, 0.5)),
-        ("--snapshots 1 --pseudo_scale 1.5 --no-pseudo_agree", Taught(1, 1.5, False, True, 0.5)),
-        ("--no-pseudo_cut --pseudo_trust 0.7", Taught(2, 1.25, True, False, 0.7)),
-        ("--no-pseudo_colours", Taught(2, 1.25, True, True, 0.5, colours=False)),
+        ("", Taught(1.25, True, True, 0.5)),
+        ("--pseudo_scale 1.5 --no-pseudo_agree", Taught(1.5, False, True, 0.5)),
+        ("--no-pseudo_cut --pseudo_trust 0.7", Taught(1.25, True, False, 0.7)),
+        ("--no-pseudo_colours", Taught(1.25, True, True, 0.5, colours=False)),
     ],
 )
 def test_pseudo_labels_are_made_as_the_settings_say(
@@ -358,8 +358,10 @@ def test_a_round_that_asks_nothing_trains_again_taught_by_the_last(
         asking.main(flag(flags, "round", index))
         train.main(flag(flags, "round", index))
     run = run_of(flags)
+    first = run.snapshots("points", 0)
     last, again = (train.Trainer(config_of(flags), arm, index) for index in (1, 2))
-    assert again.teacher.earlier == run.snapshots(arm, 1)
+    assert (again.teacher.own, again.teacher.earlier) == (None, run.snapshots(arm, 1))
+    assert (last.teacher.own, last.teacher.earlier) == (run.snapshots(arm, 1), first)
     points = [trainer.loader.dataset.labels.at(0, np.eye(3)) for trainer in (last, again)]
     assert points[0].sum() == 4
     assert np.array_equal(*points)

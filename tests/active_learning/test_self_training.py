@@ -1,4 +1,4 @@
-"""The teacher: which snapshots it asks, and what it makes of their maps."""
+"""The teacher: which snapshot it asks, and what it makes of its maps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from utils.settings import to_dict
 
 SIZE = 32
 MACHINE = choose_machine("cpu", "fp32")
-DEFAULT = Taught(snapshots=3, scale=1.25, agree=True, cut=True, trust=0.5)
+DEFAULT = Taught(scale=1.25, agree=True, cut=True, trust=0.5)
 
 
 @pytest.fixture
@@ -46,44 +46,41 @@ def save_snapshot(path: Path, seed: int) -> Path:
 
 
 def teacher_of(
-    images: ResizedImages, own: Path, earlier: Path | None, how: Taught = DEFAULT
+    images: ResizedImages, own: Path | None, earlier: Path | None, how: Taught = DEFAULT
 ) -> Teacher:
     count = len(images)
     points = PointLabels([np.zeros((0, 3), np.int64)] * count, [(64, 48)] * count, SIZE)
     return Teacher(images, points, [range(count)], 4, own, earlier, how)
 
 
-def names_after(teacher: Teacher, epochs: range) -> list[list[str]]:
+def names_after(teacher: Teacher, epochs: range) -> list[str]:
     names = []
     for epoch in epochs:
         teacher.look(epoch, MACHINE)
-        names.append([f"{path.parent.name}/{path.stem[-1]}" for path in teacher.seen])
+        names.append(teacher.seen and f"{teacher.seen.parent.name}/{teacher.seen.stem[-1]}")
     return names
 
 
-def test_the_newest_snapshots_teach(images: ResizedImages, tmp_path: Path) -> None:
+def test_the_newest_snapshot_teaches(images: ResizedImages, tmp_path: Path) -> None:
     own, earlier, none = (tmp_path / name for name in ("own", "earlier", "none"))
     for folder, epoch in ((own, 1), (own, 3), (earlier, 1), (earlier, 2)):
         save_snapshot(folder / f"epoch_000{epoch}.pth", epoch)
-    before = ["earlier/1", "earlier/2"]
     # A kill between a snapshot and the epoch's last.pth leaves a snapshot of no whole epoch.
-    assert names_after(teacher_of(images, own, earlier), range(4)) == [
-        before,
-        ["own/1"],
-        ["own/1"],
-        ["own/1", "own/3"],
-    ]
-    save_snapshot(own / "epoch_0004.pth", 4)
-    two = Taught(2, 1.0, False, False)
-    assert names_after(teacher_of(images, own, earlier, two), range(4, 5)) == [["own/3", "own/4"]]
-    alone = Taught(1, 1.0, False, False)
-    assert names_after(teacher_of(images, own, earlier, alone), range(2)) == [before[1:], ["own/1"]]
-    assert names_after(teacher_of(images, own, None), range(2)) == [[], ["own/1"]]
-    assert names_after(teacher_of(images, none, earlier), range(2)) == [before] * 2
-    assert names_after(teacher_of(images, none, None), range(1)) == [[]]
+    expected = ["earlier/2", "own/1", "own/1", "own/3"]
+    assert names_after(teacher_of(images, own, earlier), range(4)) == expected
+    assert names_after(teacher_of(images, own, None), range(2)) == [None, "own/1"]
+    assert names_after(teacher_of(images, none, earlier), range(2)) == ["earlier/2"] * 2
+    assert names_after(teacher_of(images, none, None), range(1)) == [None]
     with pytest.raises(UserError, match=r"none: no snapshots .* train the round before"):
         teacher_of(images, own, none).look(0, MACHINE)
-    assert names_after(teacher_of(images, own, none), range(1, 2)) == [["own/1"]]
+    assert names_after(teacher_of(images, own, none), range(1, 2)) == ["own/1"]
+
+
+def test_own_snapshots_need_not_teach(images: ResizedImages, tmp_path: Path) -> None:
+    for folder in ("own", "earlier"):
+        save_snapshot(tmp_path / folder / "epoch_0001.pth", 1)
+    teacher = teacher_of(images, None, tmp_path / "earlier")
+    assert names_after(teacher, range(3)) == ["earlier/1"] * 3
 
 
 def test_the_overlap_of_map_and_cut_by_hand() -> None:
@@ -99,7 +96,7 @@ def test_how_much_is_trusted_is_given(
     images: ResizedImages, tmp_path: Path, trust: float, share: float
 ) -> None:
     save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
-    how = Taught(3, 1.0, False, True, trust)
+    how = Taught(1.0, False, True, trust)
     teacher = teacher_of(images, tmp_path / "own", None, how)
     assert not teacher.trusted.any()
     teacher.look(1, MACHINE)
@@ -111,7 +108,7 @@ def test_networks_that_diverged_do_not_teach(images: ResizedImages, tmp_path: Pa
     state = load_checkpoint(path)
     state["model"]["head.bias"].fill_(float("nan"))
     save_checkpoint(path, state)
-    with pytest.raises(UserError, match=r"own: what its networks make .* the training diverged"):
+    with pytest.raises(UserError, match=r"epoch_0001\.pth: what .* the training diverged"):
         teacher_of(images, tmp_path / "own", None).look(1, MACHINE)
 
 
@@ -127,10 +124,10 @@ def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
 
     monkeypatch.setattr(self_training, "cut", watched)
     paths = [save_snapshot(tmp_path / f"own/epoch_000{epoch}.pth", epoch) for epoch in (1, 2)]
-    teacher = teacher_of(images, tmp_path / "own", None, Taught(3, 2.0, agreed, True))
+    teacher = teacher_of(images, tmp_path / "own", None, Taught(2.0, agreed, True))
     teacher.labels.points[3] = np.array([[63, 47, 1]])
     teacher.look(2, MACHINE)
-    models = [load_model(path, MACHINE)[0] for path in paths]
+    models = [load_model(paths[-1], MACHINE)[0]]
     how = {"mirrored": True, "scale": 2.0, "with_features": True}
     for found in mean_maps(models, images, [range(len(images))], 3, MACHINE, **how):
         answers = torch.stack([torch.zeros(2, SIZE, SIZE)] * len(found.indices))
@@ -201,7 +198,7 @@ def test_maps_that_are_not_cut_are_taken_at_one_half(
     monkeypatch.delattr(self_training, "cut")
     monkeypatch.setattr(self_training, "by_colours", by_colours if coloured else None)
     path = save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
-    how = Taught(3, 1.0, False, False, trust=0.0, colours=coloured)
+    how = Taught(1.0, False, False, trust=0.0, colours=coloured)
     teacher = teacher_of(images, tmp_path / "own", None, how)
     state = load_checkpoint(path)
     state["model"]["head.bias"] -= 0.08  # the middle of its logits
@@ -227,7 +224,7 @@ def test_large_images_are_cut_small_and_grown_again(
         return np.uint8(255) * (np.indices(prob.shape)[0] < 8)
 
     monkeypatch.setattr(self_training, "cut", watched)
-    monkeypatch.setattr(self_training, "CUT_SIZE", SIZE // 2)
+    monkeypatch.setattr(self_training, "CUT_SIZES", (SIZE // 2, 8))
     save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
     how = dataclasses.replace(DEFAULT, trust=0.0)
     teacher = teacher_of(images, tmp_path / "own", None, how)
@@ -240,6 +237,17 @@ def test_large_images_are_cut_small_and_grown_again(
     dataset = TrainingSet(images, teacher.labels, NONE, 0, teacher.maps)
     upper = torch.arange(SIZE)[:, None].expand(-1, SIZE) < 16
     assert torch.equal(dataset[0, 0].pseudo >= 128, upper)
+
+
+def test_the_maps_of_a_large_set_are_small(
+    images: ResizedImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = len(images) * SIZE**2
+    for most, size in ((whole, SIZE), (whole - 1, 16)):
+        monkeypatch.setattr(self_training, "MOST_BYTES", most)
+        monkeypatch.setattr(self_training, "CUT_SIZES", (2 * SIZE, 16))
+        teacher = teacher_of(images, None, None)
+        assert (teacher.size, teacher.maps.shape[1:]) == (size, (size, size))
 
 
 def test_pseudo_labels_repeat_bit_for_bit(images: ResizedImages, tmp_path: Path) -> None:
