@@ -103,7 +103,7 @@ class Config:
     )
     losses_pseudo: Weights = knob(
         {"bce": 1.0, "iou": 1.0, "ssim": 0.5},
-        "losses on pseudo labels, the maps of an earlier snapshot, beside those on points",
+        "losses on pseudo labels, the maps of earlier snapshots, beside those on points",
     )
     pseudo_scale: float = knob(1.25, "snapshots see images enlarged by this to make pseudo labels")
     pseudo_agree: bool = knob(True, "correct those maps by the answers, and what is like them")

@@ -166,6 +166,7 @@ class Trainer(Learner):
         count = config.at_a_time
         pieces = images_apart(self.images.samples, config.grouped, count)
         how = Taught(
+            snapshots=config.snapshots,
             scale=config.pseudo_scale,
             agree=config.pseudo_agree,
             colours=config.pseudo_colours,

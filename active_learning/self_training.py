@@ -1,4 +1,4 @@
-"""Self-training: what a snapshot sees of the training images becomes labels, for what follows."""
+"""Self-training: what snapshots see of the training images becomes labels, for the next ones."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ MOST_BYTES = 2**31
 
 @dataclass(frozen=True)
 class Taught:
-    """How maps become pseudo labels; see `config.Config`.
+    """Whose maps become pseudo labels, and how; see `config.Config`.
 
     Attributes:
+        snapshots: most snapshots asked, the newest ones.
         scale: how much the images are enlarged.
         agree: whether the maps are brought into agreement with the answers.
         cut: whether they are then cut along the picture's edges, or else at one half.
@@ -44,6 +45,7 @@ class Taught:
         colours: whether they are corrected by the picture's colours before they are cut.
     """
 
+    snapshots: int = 3
     scale: float = 1.25
     agree: bool = True
     cut: bool = True
@@ -54,14 +56,15 @@ class Taught:
 class Teacher:
     """Pseudo labels of the training images, from networks that learnt from points alone.
 
-    A finished network that knows the same answers teaches best: where there is one, in a training
-    that follows on questions that were all answered before, it teaches from beginning to end, as
-    in born-again networks (Furlanello et al., ICML 2018). Else the newest snapshot of this training
-    does, from the end of its first cycle on, and until then the last one of the training before,
-    which knows fewer answers. In the first cycle of the first round there is none. Its map of an
-    image, averaged with that of the mirror image, is brought into agreement with the answers by
-    `agree`, corrected by the picture's colours (`by_colours`) and cut along its edges (`cut`).
-    Nothing but points, pictures and networks is looked at.
+    They come from the snapshots of this training, the newest ones, as soon as there is one at the
+    end of its first cycle (as the ensemble of one trajectory teaches in temporal ensembling, Laine
+    and Aila, ICLR 2017), and until then from those of the training before, which know fewer
+    answers. In the first cycle of the first round there are none. Where the training before knows
+    the same answers, it teaches from beginning to end, for it is finished and this one is not (as
+    in born-again networks, Furlanello et al., ICML 2018). The snapshots' mean map of an
+    image and its mirror image is brought into agreement with the answers by `agree`, corrected by
+    the picture's colours (`by_colours`) and cut along its edges (`cut`). Nothing but points,
+    pictures and networks is looked at.
 
     Where corrected map and cut have little in common, the map is mostly of nothing, or of something
     else. Such an image has the map for a label as the answers left it, in its greys. (A loss may
@@ -83,7 +86,7 @@ class Teacher:
         maps: uint8 (N, s, s), 255 for foreground, in memory that processes share; s is the images'
             size, one of `CUT_SIZES` at most.
         trusted: bool (N,), whose labels are cuts; the others' are grey maps.
-        seen: the snapshot they were made by; None: there are no pseudo labels yet.
+        seen: the snapshots they were made by; empty: there are no pseudo labels yet.
     """
 
     def __init__(
@@ -105,10 +108,10 @@ class Teacher:
         shape = (len(images), self.size, self.size)
         self.maps = torch.zeros(shape, dtype=torch.uint8).share_memory_()
         self.trusted = torch.zeros(len(images), dtype=torch.bool)
-        self.seen: Path | None = None
+        self.seen: list[Path] = []
 
     def look(self, epoch: int, machine: Machine) -> None:
-        """Make the pseudo labels anew if there is a snapshot that they do not know.
+        """Make the pseudo labels anew if there are snapshots that they do not know.
 
         Several processes share the work, and all have all the maps in the end.
 
@@ -122,7 +125,7 @@ class Teacher:
         """
         own = list_snapshots(self.own, epoch) if self.own else []
         earlier = list_snapshots(self.earlier) if self.earlier else []
-        newest = (own or earlier or [None])[-1]
+        newest = (own or earlier)[-self.how.snapshots :]
         if self.earlier and not newest:
             raise UserError(
                 f"{self.earlier}: no snapshots to make pseudo labels by: train the round before "
@@ -131,28 +134,28 @@ class Teacher:
         if newest == self.seen:
             return
         self.seen = newest
-        model = load_model(newest, machine)[0]
+        models = [load_model(path, machine)[0] for path in newest]
         self.maps.zero_()
         self.trusted.zero_()
-        for _ in in_background(self._keep, self._agreed(model, machine), self.batch_size):
+        for _ in in_background(self._keep, self._agreed(models, machine), self.batch_size):
             pass
         self.maps.copy_(all_reduce_sum(self.maps))
         self.trusted = all_reduce_sum(self.trusted.byte()).bool()
 
     def _agreed(
-        self, model: SaliencyNet, machine: Machine
+        self, models: Sequence[SaliencyNet], machine: Machine
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield each image's place, its map (S, S) as the answers have it, and its labels."""
         how = {"mirrored": True, "soft": True, "scale": self.how.scale}
         how["with_features"] = self.how.agree
-        found = mean_maps([model], self.images, shard(self.pieces), self.batch_size, machine, **how)
+        found = mean_maps(models, self.images, shard(self.pieces), self.batch_size, machine, **how)
         for indices, images, maps, features in found:
             labels = [self.labels.at(index, np.eye(3)) for index in indices]
             if not maps.isfinite().all():
                 raise UserError(
-                    f"{self.seen}: what this network makes of the training images is not finite: "
-                    "the training diverged; train again with a lower --lr, or with --precision "
-                    "fp32, in a new trial"
+                    f"{self.seen[-1].parent}: what its networks make of the training images is not "
+                    "finite: the training diverged; train again with a lower --lr, or with "
+                    "--precision fp32, in a new trial"
                 )
             if features is not None:
                 answers = torch.from_numpy(np.stack(labels)).to(maps.device)

@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("give a trial of two rounds or more, whose answers label pixels")
     asked = Asked(config, args.images, choose_machine(config.device, config.precision))
     together = images_together(asked.samples, config.grouped)
-    taught = Taught(config.pseudo_scale, trust=0.0)
+    taught = Taught(config.snapshots, config.pseudo_scale, trust=0.0)
     no_folder = asked.run.root / "no such folder"
     lines = []
     for name, way in WAYS.items():

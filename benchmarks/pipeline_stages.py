@@ -169,16 +169,16 @@ def teaching(
     pixels = read_scaled(teacher.images, range(size), machine, config.pseudo_scale)
 
     def look() -> None:
-        teacher.seen = None
+        teacher.seen = []
         teacher.look(0, machine)
 
     def passes() -> None:
-        newest = round_networks(config, machine)[-1:]
+        models = round_networks(config, machine)
         with machine.autocast():
             for start in range(0, count, size):
-                network_passes(newest, pixels[: count - start], 2)
+                network_passes(models, pixels[: count - start], 2)
 
-    told = f"2 passes at {pixels.shape[-1]} pixels"
+    told = f"{2 * config.snapshots} passes at {pixels.shape[-1]} pixels"
     rows = [
         measure(clock, "self-training's look", count, look, passes, turns, told, config.snapshots)
     ]

@@ -2,12 +2,12 @@
 
     python benchmarks/pseudo_labels.py --trial T --round 1 --images 180
 
-Of a trial whose round is asked: the pseudo labels that its training begins with, made by the last
-snapshot of the training before and the answers so far, with more and more of their parts and
-without each one, beside the masks. In the last line the images whose map and cut have little in
-common have grey labels (``--pseudo_trust``), which are counted at one half: the last columns tell
-how many have cut ones, and the IoU of either kind. Masks are opened to count wrong pixels; no
-training sees the result.
+Of a trial whose round is asked: the pseudo labels that its training begins with, made by the
+snapshots of the round before and the answers so far, with more and more of their parts and without
+each one, beside the masks. In the last line the images whose map and cut have little in common
+have grey labels (``--pseudo_trust``), which are counted at one half: the last columns tell how many
+have cut ones, and the IoU of either kind. Masks are opened to count wrong pixels; no training sees
+the result.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def ways_of(taught: Taught) -> dict[str, Taught]:
     agreed = dataclasses.replace(uncut, colours=False)
     plain = dataclasses.replace(agreed, scale=1.0, agree=False)
     return {
-        "the snapshot's map at one half": plain,
+        "the snapshots' map at one half": plain,
         "+ of enlarged images": dataclasses.replace(plain, scale=taught.scale),
         "+ in agreement with the answers": agreed,
         "+ corrected by colours": uncut,
@@ -81,6 +81,7 @@ def ways_of(taught: Taught) -> dict[str, Taught]:
         "all but enlarging": dataclasses.replace(taught, scale=1.0),
         "all but agreement": dataclasses.replace(taught, agree=False),
         "all but colours": dataclasses.replace(taught, colours=False),
+        "all, of the newest snapshot alone": dataclasses.replace(taught, snapshots=1),
         "all, grey where map and cut differ": trusting,
     }
 
@@ -138,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     together = images_together(samples, config.grouped)
     own = run.snapshots("points", args.round)
     earlier = run.snapshots("points", config.trained_before(args.round))
-    taught = Taught(config.pseudo_scale, trust=config.pseudo_trust)
+    taught = Taught(config.snapshots, config.pseudo_scale, True, True, config.pseudo_trust)
     lines = []
     for name, how in ways_of(taught).items():
         labels = Some(points, chosen)

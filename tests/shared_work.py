@@ -72,8 +72,8 @@ def take_steps(arm: str, flags: list[str]) -> dict[str, list[float]]:
         for module in trainer.model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eval()
-    if trainer.teacher:  # as if a snapshot had taught: some maps are cut, the others grey
-        trainer.teacher.seen = Path("none")
+    if trainer.teacher:  # as if snapshots had been seen: some maps are cut, the others grey
+        trainer.teacher.seen = ["none"]
         random, maps = torch.Generator().manual_seed(1), trainer.teacher.maps
         maps.copy_(torch.randint(256, maps.shape, generator=random, dtype=torch.uint8))
         trainer.teacher.trusted = torch.arange(len(maps)) % 3 == 0

@@ -33,18 +33,19 @@ def test_a_mask_without_outline_is_far_from_it(value: bool) -> None:
 
 
 def test_ways_build_up_and_take_away() -> None:
-    ways = list(benchmark.ways_of(Taught(1.25, True, True, 0.5)).values())
-    told = [(way.scale, way.agree, way.cut, way.colours, way.trust) for way in ways]
+    ways = list(benchmark.ways_of(Taught(3, 1.25, True, True, 0.5)).values())
+    told = [(way.snapshots, way.scale, way.agree, way.cut, way.colours, way.trust) for way in ways]
     assert told == [
-        (1.0, False, False, False, 0),
-        (1.25, False, False, False, 0),
-        (1.25, True, False, False, 0),
-        (1.25, True, False, True, 0),
-        (1.25, True, True, True, 0),
-        (1.0, True, True, True, 0),
-        (1.25, False, True, True, 0),
-        (1.25, True, True, False, 0),
-        (1.25, True, True, True, 0.5),
+        (3, 1.0, False, False, False, 0),
+        (3, 1.25, False, False, False, 0),
+        (3, 1.25, True, False, False, 0),
+        (3, 1.25, True, False, True, 0),
+        (3, 1.25, True, True, True, 0),
+        (3, 1.0, True, True, True, 0),
+        (3, 1.25, False, True, True, 0),
+        (3, 1.25, True, True, False, 0),
+        (1, 1.25, True, True, True, 0),
+        (3, 1.25, True, True, True, 0.5),
     ]
 
 
@@ -56,7 +57,7 @@ def test_the_table_of_a_trial(tiny: list[str], capsys: pytest.CaptureFixture) ->
     benchmark.main([*tiny, "--images", "5"])
     lines = capsys.readouterr().out.splitlines()
     values = [line.split()[-6:] for line in lines if line.startswith(("the", "+", "all"))]
-    assert len(values) == 9
+    assert len(values) == 10
     assert {trusted for *_, trusted, _, _ in values[:-1]} == {"100.0"}
     for wrong, far, overlap, trusted, *of_some in values:
         assert 0 <= float(far) <= float(wrong) <= 100

@@ -223,10 +223,10 @@ def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
 @pytest.mark.parametrize(
     ("flags", "how"),
     [
-        ("", Taught(1.25, True, True, 0.5)),
-        ("--pseudo_scale 1.5 --no-pseudo_agree", Taught(1.5, False, True, 0.5)),
-        ("--no-pseudo_cut --pseudo_trust 0.7", Taught(1.25, True, False, 0.7)),
-        ("--no-pseudo_colours", Taught(1.25, True, True, 0.5, colours=False)),
+        ("", Taught(2, 1.25, True, True, 0.5)),
+        ("--snapshots 1 --pseudo_scale 1.5 --no-pseudo_agree", Taught(1, 1.5, False, True, 0.5)),
+        ("--no-pseudo_cut --pseudo_trust 0.7", Taught(2, 1.25, True, False, 0.7)),
+        ("--no-pseudo_colours", Taught(2, 1.25, True, True, 0.5, colours=False)),
     ],
 )
 def test_pseudo_labels_are_made_as_the_settings_say(

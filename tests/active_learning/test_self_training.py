@@ -1,4 +1,4 @@
-"""The teacher: which snapshot it asks, and what it makes of its maps."""
+"""The teacher: which snapshots it asks, and what it makes of their maps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from utils.settings import to_dict
 
 SIZE = 32
 MACHINE = choose_machine("cpu", "fp32")
-DEFAULT = Taught(scale=1.25, agree=True, cut=True, trust=0.5)
+DEFAULT = Taught(snapshots=3, scale=1.25, agree=True, cut=True, trust=0.5)
 
 
 @pytest.fixture
@@ -53,34 +53,44 @@ def teacher_of(
     return Teacher(images, points, [range(count)], 4, own, earlier, how)
 
 
-def names_after(teacher: Teacher, epochs: range) -> list[str]:
+def names_after(teacher: Teacher, epochs: range) -> list[list[str]]:
     names = []
     for epoch in epochs:
         teacher.look(epoch, MACHINE)
-        names.append(teacher.seen and f"{teacher.seen.parent.name}/{teacher.seen.stem[-1]}")
+        names.append([f"{path.parent.name}/{path.stem[-1]}" for path in teacher.seen])
     return names
 
 
-def test_the_newest_snapshot_teaches(images: ResizedImages, tmp_path: Path) -> None:
+def test_the_newest_snapshots_teach(images: ResizedImages, tmp_path: Path) -> None:
     own, earlier, none = (tmp_path / name for name in ("own", "earlier", "none"))
     for folder, epoch in ((own, 1), (own, 3), (earlier, 1), (earlier, 2)):
         save_snapshot(folder / f"epoch_000{epoch}.pth", epoch)
+    before = ["earlier/1", "earlier/2"]
     # A kill between a snapshot and the epoch's last.pth leaves a snapshot of no whole epoch.
-    expected = ["earlier/2", "own/1", "own/1", "own/3"]
-    assert names_after(teacher_of(images, own, earlier), range(4)) == expected
-    assert names_after(teacher_of(images, own, None), range(2)) == [None, "own/1"]
-    assert names_after(teacher_of(images, none, earlier), range(2)) == ["earlier/2"] * 2
-    assert names_after(teacher_of(images, none, None), range(1)) == [None]
+    assert names_after(teacher_of(images, own, earlier), range(4)) == [
+        before,
+        ["own/1"],
+        ["own/1"],
+        ["own/1", "own/3"],
+    ]
+    save_snapshot(own / "epoch_0004.pth", 4)
+    two = Taught(2, 1.0, False, False)
+    assert names_after(teacher_of(images, own, earlier, two), range(4, 5)) == [["own/3", "own/4"]]
+    alone = Taught(1, 1.0, False, False)
+    assert names_after(teacher_of(images, own, earlier, alone), range(2)) == [before[1:], ["own/1"]]
+    assert names_after(teacher_of(images, own, None), range(2)) == [[], ["own/1"]]
+    assert names_after(teacher_of(images, none, earlier), range(2)) == [before] * 2
+    assert names_after(teacher_of(images, none, None), range(1)) == [[]]
     with pytest.raises(UserError, match=r"none: no snapshots .* train the round before"):
         teacher_of(images, own, none).look(0, MACHINE)
-    assert names_after(teacher_of(images, own, none), range(1, 2)) == ["own/1"]
+    assert names_after(teacher_of(images, own, none), range(1, 2)) == [["own/1"]]
 
 
 def test_own_snapshots_need_not_teach(images: ResizedImages, tmp_path: Path) -> None:
     for folder in ("own", "earlier"):
         save_snapshot(tmp_path / folder / "epoch_0001.pth", 1)
     teacher = teacher_of(images, None, tmp_path / "earlier")
-    assert names_after(teacher, range(3)) == ["earlier/1"] * 3
+    assert names_after(teacher, range(3)) == [["earlier/1"]] * 3
 
 
 def test_the_overlap_of_map_and_cut_by_hand() -> None:
@@ -96,7 +106,7 @@ def test_how_much_is_trusted_is_given(
     images: ResizedImages, tmp_path: Path, trust: float, share: float
 ) -> None:
     save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
-    how = Taught(1.0, False, True, trust)
+    how = Taught(3, 1.0, False, True, trust)
     teacher = teacher_of(images, tmp_path / "own", None, how)
     assert not teacher.trusted.any()
     teacher.look(1, MACHINE)
@@ -108,7 +118,7 @@ def test_networks_that_diverged_do_not_teach(images: ResizedImages, tmp_path: Pa
     state = load_checkpoint(path)
     state["model"]["head.bias"].fill_(float("nan"))
     save_checkpoint(path, state)
-    with pytest.raises(UserError, match=r"epoch_0001\.pth: what .* the training diverged"):
+    with pytest.raises(UserError, match=r"own: what its networks make .* the training diverged"):
         teacher_of(images, tmp_path / "own", None).look(1, MACHINE)
 
 
@@ -124,10 +134,10 @@ def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
 
     monkeypatch.setattr(self_training, "cut", watched)
     paths = [save_snapshot(tmp_path / f"own/epoch_000{epoch}.pth", epoch) for epoch in (1, 2)]
-    teacher = teacher_of(images, tmp_path / "own", None, Taught(2.0, agreed, True))
+    teacher = teacher_of(images, tmp_path / "own", None, Taught(3, 2.0, agreed, True))
     teacher.labels.points[3] = np.array([[63, 47, 1]])
     teacher.look(2, MACHINE)
-    models = [load_model(paths[-1], MACHINE)[0]]
+    models = [load_model(path, MACHINE)[0] for path in paths]
     how = {"mirrored": True, "scale": 2.0, "with_features": True}
     for found in mean_maps(models, images, [range(len(images))], 3, MACHINE, **how):
         answers = torch.stack([torch.zeros(2, SIZE, SIZE)] * len(found.indices))
@@ -198,7 +208,7 @@ def test_maps_that_are_not_cut_are_taken_at_one_half(
     monkeypatch.delattr(self_training, "cut")
     monkeypatch.setattr(self_training, "by_colours", by_colours if coloured else None)
     path = save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
-    how = Taught(1.0, False, False, trust=0.0, colours=coloured)
+    how = Taught(3, 1.0, False, False, trust=0.0, colours=coloured)
     teacher = teacher_of(images, tmp_path / "own", None, how)
     state = load_checkpoint(path)
     state["model"]["head.bias"] -= 0.08  # the middle of its logits
