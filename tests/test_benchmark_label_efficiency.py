@@ -142,7 +142,7 @@ def test_told_to_stop_it_ends_what_it_runs(tiny: list[str], tmp_path: Path) -> N
     running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     lock = out / "seed_0" / "base" / "bench.lock"
     log = lock.with_name("bench.log")
-    while not (log.exists() and "epoch 2/900" in log.read_text()):
+    while not (log.exists() and "epoch 1 of 900" in log.read_text()):
         assert running.poll() is None
         time.sleep(0.1)
     running.send_signal(signal.SIGTERM)
