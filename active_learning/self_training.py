@@ -27,7 +27,7 @@ CUT_SIZES = 256, 128
 """Largest side of the grid that is cut, and that of large sets: GrabCut takes its time."""
 
 MOST_BYTES = 2**31
-"""Above it, with more than 32768 images, a set is large: all its maps lie in memory."""
+"""Most that all maps may take of the memory (32768 images at 256 pixels); else they are small."""
 
 
 @dataclass(frozen=True)
