@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import pytest
@@ -37,6 +38,16 @@ def test_a_log_gets_whole_lines_now_and_then(monkeypatch):
         assert line.startswith(f"looking: {count}/3 images, 00:00, ")
         assert line.endswith(" to go")
     assert "\r" not in log.getvalue()
+
+
+def test_a_log_gets_a_line_a_minute(monkeypatch):
+    log = written_to(monkeypatch, terminal=False)
+    now = 0
+    monkeypatch.setattr("tqdm.std.time", lambda: now)
+    for second in track(range(200), "looking", unit="batch"):
+        now = second
+    told = [int(re.search(r"(\d+)/200 batches", line)[1]) for line in log.getvalue().splitlines()]
+    assert told == pytest.approx([60, 120, 180], abs=3)
 
 
 def test_a_log_gets_nothing_of_what_is_soon_done(monkeypatch):
