@@ -86,7 +86,9 @@ class Config:
     on_nan: str = knob(
         "stop", "a loss or gradient that is no number: stop, or skip the step (few of them)"
     )
-    snapshots: int = knob(3, "snapshots kept along a training (cycles of the learning rate)")
+    snapshots: int = knob(
+        3, "snapshots kept along a training (where they teach or are asked, each ends a cycle)"
+    )
     ensemble: str = knob(
         "snapshots",
         "whom the questions are put to: snapshots (of one training), newest (its last one alone), "

@@ -93,6 +93,8 @@ class Trainer(Learner):
 
     def __init__(self, config: Config, arm: str, round_index: int, member: int = 0) -> None:
         self.run, self.round, self.member = RunFolder(config.run_folder), round_index, member
+        # Whether its snapshots are for more than a training after it: they teach it, and are asked.
+        self.asked = arm != "dense" and round_index < config.rounds
         self.folder = self.run.training(arm, round_index, member)
         if config.deterministic:
             make_deterministic()
@@ -161,8 +163,7 @@ class Trainer(Learner):
                 f"{run.trained(self.arm, before)}, and train that round again"
             )
         # Where nothing is asked between two trainings, the first knows all that the second does.
-        asked = self.round < config.rounds
-        own = run.snapshots(self.arm, self.round, self.member) if asked else None
+        own = run.snapshots(self.arm, self.round, self.member) if self.asked else None
         count = config.at_a_time
         pieces = images_apart(self.images.samples, config.grouped, count)
         how = Taught(
@@ -384,9 +385,9 @@ class Trainer(Learner):
 
     def _set_rates(self, step: int) -> None:
         """Set the learning rates of an optimiser step, counted from the training's first."""
-        length = len(self.sampler)
-        ends = [epoch * length for epoch in self.snapshot_epochs]
-        self.set_rates(cyclic_cosine(step, self.config.epochs * length, ends))
+        length, epochs = len(self.sampler), self.config.epochs
+        ends = self.snapshot_epochs if self.asked else [epochs]
+        self.set_rates(cyclic_cosine(step, epochs * length, [epoch * length for epoch in ends]))
 
     def save(self, error: float) -> None:
         """Save the whole state as ``last``; ``best`` and the snapshot where they are due."""

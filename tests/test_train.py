@@ -371,6 +371,37 @@ def test_a_round_that_asks_nothing_trains_again_taught_by_the_last(
         train.main(flag(flags, "round", 3))
 
 
+def test_the_learning_rate_rises_again_only_where_snapshots_teach_their_own_training(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the twin and of a last training falls once, to nothing, over all epochs."""
+    factors: dict[str, list[float]] = {}
+
+    def watched(self: train.Trainer, factor: float) -> None:
+        factors.setdefault(f"{self.arm}_{self.round}", []).append(factor)
+        set_rates(self, factor)
+
+    set_rates = train.Trainer.set_rates
+    monkeypatch.setattr(train.Trainer, "set_rates", watched)
+    flags = [*tiny, "--retrain", "1", "--epochs", "3"]
+    train.main([*flags, "--arm", "dense"])
+    for arm in ("points", "random"):
+        for index in range(3):
+            asking.main([*flags, "--arm", arm, "--round", str(index)])
+            train.main([*flags, "--arm", arm, "--round", str(index)])
+    waves = {}
+    for name, found in factors.items():
+        rises = [step for step, (a, b) in enumerate(itertools.pairwise(found), 1) if b > a]
+        each = len(found) // 3
+        waves[name] = [step / each for step in rises if step > 1]
+        assert len(found) == 3 * each > 3
+        assert 0 < found[-1] < 0.2
+    # After two epochs of three the second of two cycles begins.
+    in_cycles = {"points_0", "points_1", "random_1"}
+    once = {"dense_0", "points_2", "random_2"}
+    assert waves == {name: [2.0] * (name in in_cycles) for name in in_cycles | once}
+
+
 def test_a_deep_ensemble_is_trained_only_where_it_is_asked(tiny: list[str]) -> None:
     config = config_of([*flag(tiny, "retrain", 2), "--ensemble", "deep"])
     counts = [train.member_count(config, "points", index) for index in range(4)]

@@ -1,10 +1,8 @@
 """When what is trained: after which rounds, and the learning rate along a training.
 
-That falls in cosine cycles, each of which ends in a snapshot.
-
-Loshchilov & Hutter, "SGDR", ICLR 2017; Huang et al., "Snapshot Ensembles", ICLR 2017. The first
-cycle may be the longest, so that the first snapshot is a trained network, as in fast geometric
-ensembling (Garipov et al., NeurIPS 2018).
+That falls in one cosine wave, or in several, each of which ends in a snapshot (Loshchilov & Hutter,
+"SGDR", ICLR 2017; Huang et al., "Snapshot Ensembles", ICLR 2017). The first snapshot comes late, so
+that it is of a trained network, as in fast geometric ensembling (Garipov et al., NeurIPS 2018).
 """
 
 from __future__ import annotations
@@ -27,10 +25,10 @@ def trained_rounds(rounds: int, every: int, retrain: int = 0) -> list[int]:
 
 
 def snapshot_epochs(epochs: int, snapshots: int, first_cycle: float) -> list[int]:
-    """Return the epochs (1-based, increasing, the last one is ``epochs``) that end a cycle.
+    """Return the epochs (1-based, increasing, the last one is ``epochs``) that end in a snapshot.
 
-    The first cycle takes the share ``first_cycle`` of the epochs, as far as the other
-    ``snapshots - 1`` cycles, alike in length, are left an epoch each.
+    The first comes after the share ``first_cycle`` of the epochs, as far as the ``snapshots - 1``
+    others, which are as far apart from each other, are left an epoch each.
     """
     if snapshots == 1:
         return [epochs]
@@ -45,7 +43,8 @@ def cyclic_cosine(step: int, steps: int, ends: Sequence[int]) -> float:
     Args:
         step: 0 for the first step.
         steps: steps of the whole training; its first 3 percent warm up linearly.
-        ends: the steps at which cycles end, increasing; the last is ``steps``.
+        ends: the steps at which cycles end, increasing; the last is ``steps``. That one alone: the
+            rate never rises again.
 
     Returns:
         A factor in [0, 1]: it falls from 1 to 0 within each cycle, as half a cosine wave. Later
