@@ -12,7 +12,7 @@ from benchmarks.asked_labels import WAYS, Asked, Way
 from config import FIELDS
 from datasets.images import read_mask
 from datasets.points import read_points
-from tests.test_train import config_of, flag, run_of
+from tests.small_trials import config_of, flag, run_of
 from utils.device import choose_machine
 from utils.errors import UserError
 

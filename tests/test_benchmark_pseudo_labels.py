@@ -9,7 +9,7 @@ import active_learning.__main__ as asking
 import train
 from active_learning.self_training import Taught, Teacher
 from benchmarks import pseudo_labels as benchmark
-from tests.test_train import run_of
+from tests.small_trials import run_of
 
 
 def test_faults_of_a_shifted_square() -> None:

@@ -16,7 +16,7 @@ import train
 from config import Config
 from datasets.images import read_mask, write_png
 from datasets.points import read_points
-from utils import settings
+from tests.small_trials import config_of, run_of
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.run_folder import RunFolder
@@ -24,14 +24,6 @@ from utils.seeding import generator_for
 from utils.tables import read_rows
 
 DEEP = ["--ensemble", "deep", "--workers", "0"]
-
-
-def config_of(flags: list[str]) -> Config:
-    return settings.parse(flags, "")[0]
-
-
-def run_of(flags: list[str]) -> RunFolder:
-    return RunFolder(config_of(flags).run_folder)
 
 
 def ask_and_train(flags: list[str], rounds: int) -> RunFolder:

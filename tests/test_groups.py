@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -26,6 +25,7 @@ from datasets.points import read_points
 from models import SaliencyNet
 from models.group_view import view_group
 from models.stored import load_model, parts_of
+from tests.small_trials import config_of, run_of
 from utils import settings
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.device import choose_machine
@@ -45,14 +45,6 @@ EVERYTHING = (
 def grouped(tiny: list[str]) -> list[str]:
     """Flags of a tiny trial on the co-salient sets; the network's parts are left to the test."""
     return [*tiny, "--trainset", TRAIN, "--testsets", TEST, "--batch_size", "6"]
-
-
-def config_of(flags: Sequence[str]) -> Config:
-    return settings.parse(flags, "")[0]
-
-
-def run_of(flags: Sequence[str]) -> RunFolder:
-    return RunFolder(config_of(flags).run_folder)
 
 
 def assert_same_training(one: Path, other: Path) -> None:

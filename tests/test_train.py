@@ -1,4 +1,4 @@
-"""Training: what it reads, what it learns, and that an interruption changes nothing."""
+"""Training: what it reads, and what it learns."""
 
 from __future__ import annotations
 
@@ -18,71 +18,31 @@ import torch
 import active_learning.__main__ as asking
 import active_learning.self_training as self_training
 import train
-from active_learning.learner import Learner
 from active_learning.self_training import Taught, Teacher
-from config import FIELDS, Config
 from datasets.images import read_mask
 from datasets.points import Point, read_points, write_points
 from datasets.round_labels import class_weights
 from datasets.training import Batch
 from losses import objective
-from models import Prediction, build_model
+from models import Prediction
 from models.adversary import Adversary
 from models.saliency_net import NO_PARTS
-from utils import distributed, settings
-from utils.checkpoints import load_checkpoint, save_checkpoint
-from utils.device import Machine
+from tests.small_trials import (
+    NO_PSEUDO,
+    assert_same_training,
+    config_of,
+    flag,
+    run_of,
+    run_rounds,
+    weights,
+)
+from utils import distributed
+from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
-from utils.files import read_json
-from utils.run_folder import RunFolder, list_snapshots
+from utils.run_folder import RunFolder
 from utils.tables import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def flag(flags: list[str], name: str, value: object) -> list[str]:
-    """Return the flags with one more, or another value."""
-    return [*flags, f"--{name}", str(value)]
-
-
-def config_of(flags: list[str]) -> Config:
-    """Return the settings, whatever flags of a stage stand among them."""
-    return settings.resolve(
-        {
-            name: value
-            for name, value in vars(settings.make_parser("").parse_known_args(flags)[0]).items()
-            if name in FIELDS
-        }
-    )
-
-
-def run_of(flags: list[str]) -> RunFolder:
-    return RunFolder(config_of(flags).run_folder)
-
-
-def run_rounds(flags: list[str]) -> RunFolder:
-    """Ask and train both rounds of the points arm."""
-    for index in range(2):
-        asking.main(flag(flags, "round", index))
-        train.main(flag(flags, "round", index))
-    return run_of(flags)
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(path)["model"]
-
-
-def assert_same_training(one: Path, other: Path) -> None:
-    """Two training folders hold the same losses and the same weights, bit for bit."""
-    for kind in ("last", "best"):
-        first, second = (weights(folder / "checkpoints" / f"{kind}.pth") for folder in (one, other))
-        assert first.keys() == second.keys()
-        assert all(torch.equal(first[key], second[key]) for key in first)
-    logs = [read_rows(folder / "log.csv", ("epoch", "loss")) for folder in (one, other)]
-    for row in [row for log in logs for row in log]:
-        row.pop("seconds")
-    assert logs[0] == logs[1]
-    assert len(logs[0]) == 2
 
 
 def scramble_unasked(source: Path, target: Path, run: RunFolder) -> int:
@@ -99,9 +59,6 @@ def scramble_unasked(source: Path, target: Path, run: RunFolder) -> int:
                 noise[point.y, point.x] = mask[point.y, point.x]
         cv2.imwrite(str(path), noise.astype(np.uint8) * 255)
     return len(asked)
-
-
-NO_PSEUDO = ["--losses_pseudo", ""]
 
 
 @pytest.mark.parametrize("more", [["--label_mode", "pixel"], ["--label_mode", "region"], NO_PSEUDO])
@@ -153,37 +110,6 @@ def test_masks_do_change_a_dense_training(
     train.main(flag(other, "arm", "dense"))
     with pytest.raises(AssertionError):
         assert_same_training(run.root / "dense", run_of(other).root / "dense")
-
-
-@pytest.mark.parametrize(("arm", "pseudo"), [("dense", []), ("points", []), ("points", NO_PSEUDO)])
-def test_a_resumed_training_ends_as_an_undisturbed_one(
-    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, pseudo: list[str]
-) -> None:
-    flags = flag(flag(tiny, "arm", arm), "workers", 0)
-    points = ["--losses_points", "bce=1+coherence=0.3+consistency=1", *pseudo]
-    asking.main([*tiny, *points])
-    train.main([*flags, *points])
-    folder = run_of(tiny).training(arm, 0)
-
-    stopped = flag(flags, "runs", tmp_path / "stopped") + points
-    asking.main([*flag(tiny, "runs", tmp_path / "stopped"), *points])
-    step = train.Trainer.step
-    count = 0
-
-    def stops(self: train.Trainer, *args: torch.Tensor) -> tuple:
-        nonlocal count
-        count += 1
-        if count == len(self.sampler) + 2:  # in the middle of the second epoch
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    monkeypatch.setattr(train.Trainer, "step", stops)
-    with pytest.raises(KeyboardInterrupt):
-        train.main(stopped)
-    monkeypatch.undo()
-    assert not run_of(stopped).trained(arm, 0).exists()
-    train.main(stopped)
-    assert_same_training(folder, run_of(stopped).training(arm, 0))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -256,25 +182,6 @@ def test_the_discriminator_learns_from_answers_alone(
     for one, other in zip(*seen.values(), strict=True):
         assert torch.equal(one, other)
         assert (one.sum(1) > 0).float().mean() < 0.05
-
-
-def test_a_training_begun_anew_keeps_no_old_snapshots(tiny: list[str]) -> None:
-    run = run_of(tiny)
-    asking.main(tiny)
-    stale = run.snapshots("points", 0) / "epoch_0009.pth"
-    stale.parent.mkdir(parents=True)
-    stale.write_bytes(b"of other settings")
-    train.main(tiny)
-    assert [load_checkpoint(path)["epoch"] for path in list_snapshots(stale.parent)] == [1, 2]
-
-
-def test_a_finished_training_is_left_alone(tiny: list[str]) -> None:
-    flags = flag(tiny, "arm", "dense")
-    train.main(flags)
-    last = run_of(tiny).checkpoint("dense", 0, "last")
-    before = last.stat().st_mtime_ns
-    train.main(flags)
-    assert last.stat().st_mtime_ns == before
 
 
 def test_the_round_that_both_arms_share_is_that_of_the_points(tiny: list[str]) -> None:
@@ -499,53 +406,6 @@ def test_every_member_draws_its_own_in_every_process(
     assert len(set(drawn)) == 2
 
 
-def test_other_pictures_than_those_it_began_with_are_told(
-    tiny: list[str], sample_root: Path, tmp_path: Path
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(sample_root, data)
-    flags = flag(flag(tiny, "data_root", data), "arm", "dense")
-    train.main(flags)
-    run_of(flags).trained("dense", 0).unlink()
-    gone = sorted((data / "images/SAMPLE-TR").iterdir())[3]
-    gone.rename(tmp_path / gone.name)
-    (run_of(flags).root / "data_checked.json").unlink()
-    with pytest.raises(UserError, match=r"last\.pth: the pictures of SAMPLE-TR are not those that"):
-        train.main(flags)
-    (tmp_path / gone.name).rename(gone)
-    train.main(flags)
-
-
-def test_masks_know_no_rounds_and_seconds_are_those_of_all_legs(tiny: list[str]) -> None:
-    train.main([*tiny, "--arm", "dense", "--round", "1"])
-    done = run_of(tiny).trained("dense", 0)
-    first = read_json(done)
-    assert first["round"] == 0
-    assert load_checkpoint(run_of(tiny).checkpoint("dense", 0, "best"))["round"] == 0
-    done.unlink()
-    train.main([*tiny, "--arm", "dense"])  # nothing is left to be done
-    assert read_json(done) == first
-    assert first["seconds"] > 0
-
-
-def test_a_training_goes_on_where_another_machine_has_half_precision(tiny: list[str]) -> None:
-    config = config_of(tiny)
-    learners = []
-    for dtype in (torch.float32, torch.float16):
-        learner = Learner(config, "dense", Machine(torch.device("cpu"), dtype))
-        learner.take(build_model(config.backbone, config.width)[0])
-        learners.append(learner)
-    full, half = learners
-    assert half.scaler.is_enabled()
-    assert not full.scaler.is_enabled()
-    fresh = half.scaler.state_dict()
-    half.load_learning_state(full.learning_state())
-    assert half.scaler.state_dict() == fresh
-    full.load_learning_state(half.learning_state())
-    half.load_learning_state({**half.learning_state(), "scaler": {**fresh, "scale": 4.0}})
-    assert half.scaler.get_scale() == 4
-
-
 def test_no_more_processes_are_started_than_the_smallest_part_of_a_batch_has_images_for(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -631,47 +491,6 @@ def test_class_weights_reach_the_losses(tiny: list[str], monkeypatch: pytest.Mon
     trainer.step(Batch(images, labels, torch.arange(2), torch.zeros(2, dtype=torch.int64)))
     assert seen[0][:, 0].sum() == 6.0
     assert seen[0][:, 1].sum() == 1.0
-
-
-def test_what_has_gone_is_trained_anew_or_told(tiny: list[str]) -> None:
-    """Deleted, as the message about a damaged file says: nothing is silently done without it."""
-    asking.main(tiny)
-    train.main(tiny)
-    run = run_of(tiny)
-    snapshots, best = run.snapshots("points", 0), run.checkpoint("points", 0, "best")
-    sound = best.read_bytes()
-    list_snapshots(snapshots)[0].unlink()
-    ask = flag(tiny, "round", 1)
-    with pytest.raises(UserError, match=rf"only 1 of 2 snapshots: delete {best} and train round 0"):
-        asking.main(ask)
-    run.points("points", 1).parent.mkdir(exist_ok=True)
-    shutil.copy(run.points("points", 0), run.points("points", 1))
-    last, done = run.checkpoint("points", 0, "last"), run.trained("points", 0)
-    with pytest.raises(UserError, match=rf"fewer than 2 snapshots: delete {last} and {done}, and"):
-        train.main(ask)
-    run.points("points", 1).unlink()
-    run.trained("points", 0).unlink()  # as after a kill before the training was told to be done
-    with pytest.raises(UserError, match=r"epoch_0001\.pth: the snapshot has gone: delete .*last"):
-        train.main(tiny)
-    run.trained("points", 0).write_text("{}")
-    best.unlink()
-    train.main(tiny)
-    assert best.read_bytes() == sound
-    assert len(list_snapshots(snapshots)) == 2
-    asking.main(ask)
-
-
-def test_a_training_state_that_is_damaged_is_told(tiny: list[str]) -> None:
-    train.main([*tiny, "--arm", "dense"])
-    run = run_of(tiny)
-    last = run.checkpoint("dense", 0, "last")
-    run.trained("dense", 0).unlink()
-    sound = load_checkpoint(last)
-    for key, value in (("epoch", None), ("optimizer", {"state": {}}), ("random", {"torch": 3})):
-        training = {**sound["training"], key: value}
-        save_checkpoint(last, {**sound, "training": training})
-        with pytest.raises(UserError, match=r"last\.pth: .*is damaged .*delete it to train anew"):
-            train.main([*tiny, "--arm", "dense"])
 
 
 def test_each_image_is_trusted_for_itself() -> None:

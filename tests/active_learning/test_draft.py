@@ -13,7 +13,7 @@ import active_learning.query as query
 import train
 from active_learning.draft import Draft, made_of
 from active_learning.selection import Choice
-from tests.test_train import config_of, run_of
+from tests.small_trials import config_of, run_of
 from utils.stopping import Stopped
 
 NAMES = ["a.png", "b, c.png", 'd"ü.png', "e.png"]

@@ -1,0 +1,62 @@
+"""Flags, settings and files of the small trials of `conftest.tiny`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import active_learning.__main__ as asking
+import train
+from config import FIELDS, Config
+from utils import settings
+from utils.checkpoints import load_checkpoint
+from utils.run_folder import RunFolder
+from utils.tables import read_rows
+
+NO_PSEUDO = ["--losses_pseudo", ""]
+
+
+def flag(flags: list[str], name: str, value: object) -> list[str]:
+    """Return the flags with one more, or another value."""
+    return [*flags, f"--{name}", str(value)]
+
+
+def config_of(flags: list[str]) -> Config:
+    """Return the settings, whatever flags of a stage stand among them."""
+    return settings.resolve(
+        {
+            name: value
+            for name, value in vars(settings.make_parser("").parse_known_args(flags)[0]).items()
+            if name in FIELDS
+        }
+    )
+
+
+def run_of(flags: list[str]) -> RunFolder:
+    return RunFolder(config_of(flags).run_folder)
+
+
+def run_rounds(flags: list[str]) -> RunFolder:
+    """Ask and train both rounds of the points arm."""
+    for index in range(2):
+        asking.main(flag(flags, "round", index))
+        train.main(flag(flags, "round", index))
+    return run_of(flags)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path)["model"]
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """Two training folders hold the same losses and the same weights, bit for bit."""
+    for kind in ("last", "best"):
+        first, second = (weights(folder / "checkpoints" / f"{kind}.pth") for folder in (one, other))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    logs = [read_rows(folder / "log.csv", ("epoch", "loss")) for folder in (one, other)]
+    for row in [row for log in logs for row in log]:
+        row.pop("seconds")
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 2
