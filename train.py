@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import torch
 
 from active_learning.learner import Learner, NotFinite
-from active_learning.self_training import Taught, Teacher
+from active_learning.self_training import Taught, Teacher, finer
 from active_learning.validation import Validation
 from config import Config
 from datasets.augment import Augmentation
@@ -115,12 +115,12 @@ class Trainer(Learner):
             print(f"note: only {len(held_out)} images validate, and choose the checkpoint")
         self.images = ResizedImages(train, config.size, config.cache_mb, "training")
         with distributed.main_first():
-            labels = self._labels(train)
+            labels = self._labels(train, config.size)
         augmentation = Augmentation(
             config.flip, config.crop, config.rotate, config.colour, config.pepper
         )
         if config.losses_pseudo and arm != "dense":
-            self.teacher = self._make_teacher(labels)
+            self.teacher = self._make_teacher()
         groups = list_groups(train) if config.grouped else None
         flat = torch.zeros(len(train), dtype=torch.int64)
         self.image_classes = torch.from_numpy(groups.classes) if groups else flat
@@ -143,16 +143,14 @@ class Trainer(Learner):
         self.epoch, self.best, self.rows, self.sums = 0, math.inf, [], EpochSums()
         self._build()
 
-    def _labels(self, samples: Sequence[Sample]) -> Labels:
+    def _labels(self, samples: Sequence[Sample], size: int) -> Labels:
         config = self.config
         if self.arm == "dense":
-            return MaskLabels(ResizedMasks(samples, config.size, config.cache_mb, "training"))
+            return MaskLabels(ResizedMasks(samples, size, config.cache_mb, "training"))
         mode, regions = config.label_mode, config.superpixels
-        return read_point_labels(
-            self.run, self.arm, self.round, samples, config.size, mode, regions
-        )
+        return read_point_labels(self.run, self.arm, self.round, samples, size, mode, regions)
 
-    def _make_teacher(self, labels: Labels) -> Teacher:
+    def _make_teacher(self) -> Teacher:
         config, run = self.config, self.run
         before = config.trained_before(self.round)
         earlier = None if before is None else run.snapshots(self.arm, before, self.member)
@@ -165,16 +163,11 @@ class Trainer(Learner):
         # Where nothing is asked between two trainings, the first knows all that the second does.
         own = run.snapshots(self.arm, self.round, self.member) if self.asked else None
         count = config.at_a_time
-        pieces = images_apart(self.images.samples, config.grouped, count)
-        how = Taught(
-            snapshots=config.snapshots,
-            scale=config.pseudo_scale,
-            agree=config.pseudo_agree,
-            colours=config.pseudo_colours,
-            cut=config.pseudo_cut,
-            trust=config.pseudo_trust,
-        )
-        return Teacher(self.images, labels, pieces, count, own, earlier, how)
+        how = Taught.of(config)
+        images = finer(self.images, how.side)
+        labels = self._labels(images.samples, images.size)
+        pieces = images_apart(images.samples, config.grouped, count)
+        return Teacher(images, labels, pieces, count, own, earlier, how)
 
     def _build(self) -> None:
         """Make network and optimiser, from the last whole epoch where there is one."""

@@ -26,7 +26,7 @@ from config import Config
 from datasets.cache import ResizedImages
 from datasets.groups import images_apart
 from models.group_view import GroupView, view_group
-from models.mean_maps import read_scaled
+from models.mean_maps import enlarged, read_at
 from models.saliency_net import SaliencyNet
 from utils.device import Machine
 from utils.distributed import shard
@@ -99,8 +99,8 @@ def pool_maps(
         batches = _batches(group, config.at_a_time)
         views: Sequence[nn.Module] = snapshots
         if config.grouped or config.binarise != "none":
-            scale = config.ask_scale
-            views = [_view(snapshot, images, batches, machine, scale) for snapshot in snapshots]
+            side = enlarged(images.size, config.ask_scale)
+            views = [_view(snapshot, images, batches, machine, side) for snapshot in snapshots]
         for batch in batches:
             maps = _batch_maps(images, views, batch, config, machine, key, answers)
             yield from zip(batch, maps, strict=True)
@@ -111,10 +111,10 @@ def _view(
     images: ResizedImages,
     batches: Sequence[Sequence[int]],
     machine: Machine,
-    scale: float,
+    side: int,
 ) -> GroupView:
     with frozen(snapshot):
-        pieces = (read_scaled(images, batch, machine, scale) for batch in batches)
+        pieces = (read_at(images, batch, machine, side) for batch in batches)
         return view_group(snapshot, pieces, soft=True)
 
 
@@ -142,7 +142,7 @@ def _batch_maps(
         steps=config.attack_steps,
         patches=config.attack_patches,
     )
-    pixels = read_scaled(images, indices, machine, config.ask_scale)
+    pixels = read_at(images, indices, machine, enlarged(images.size, config.ask_scale))
     seeds = [seed_for(config.seed, key, images.samples[i].name) for i in indices]
     maps, found = predict_snapshots(snapshots, pixels)
     attacked = chance = None

@@ -11,10 +11,11 @@ import torch
 
 from active_learning.agreement import agree, gathered
 from active_learning.cutting import by_colours, cut, overlap
+from config import Config
 from datasets.augment import resize
-from datasets.cache import ResizedImages
+from datasets.cache import ResizedImages, native_sizes
 from datasets.training import Labels
-from models.mean_maps import mean_maps
+from models.mean_maps import enlarged, mean_maps
 from models.saliency_net import SaliencyNet
 from models.stored import load_model
 from utils.background import in_background
@@ -24,7 +25,7 @@ from utils.errors import UserError
 from utils.run_folder import list_snapshots
 
 CUT_SIZES = 256, 128
-"""Largest side of the grid that is cut, and that of large sets: GrabCut takes its time."""
+"""Side of the grid that is cut, and that of large sets: GrabCut takes its time."""
 
 MOST_BYTES = 2**31
 """Most that all maps may take of the memory (32768 images at 256 pixels); else they are small."""
@@ -36,7 +37,7 @@ class Taught:
 
     Attributes:
         snapshots: most snapshots asked, the newest ones.
-        scale: how much the images are enlarged.
+        side: of the images as the networks see them, in pixels; None: as they are.
         agree: whether the maps are brought into agreement with the answers.
         cut: whether they are then cut along the picture's edges, or else at one half.
         trust: least `overlap` of a map and its cut (or itself at one half, where nothing is cut)
@@ -46,11 +47,34 @@ class Taught:
     """
 
     snapshots: int = 3
-    scale: float = 1.25
+    side: int | None = None
     agree: bool = True
     cut: bool = True
     trust: float = 0.5
     colours: bool = True
+
+    @classmethod
+    def of(cls, config: Config) -> Taught:
+        """Return what the settings say."""
+        return cls(
+            snapshots=config.snapshots,
+            side=enlarged(config.size, config.pseudo_scale),
+            agree=config.pseudo_agree,
+            cut=config.pseudo_cut,
+            trust=config.pseudo_trust,
+            colours=config.pseudo_colours,
+        )
+
+
+def finer(images: ResizedImages, side: int) -> ResizedImages:
+    """Return the images in as much of their pictures' own detail as pseudo labels can do with.
+
+    That is as large as networks look at them, of the given side, and as they are cut; but no larger
+    than the largest picture is. They are read from disk whenever they are looked at.
+    """
+    size = max(side, CUT_SIZES[0])
+    size = min(size, max(map(max, native_sizes(images.samples)), default=size))
+    return images if size <= images.size else ResizedImages(images.samples, size, 0, "")
 
 
 class Teacher:
@@ -71,11 +95,13 @@ class Teacher:
     sharpen them: soft IoU does.)
 
     The images are looked at enlarged: random crops let objects look larger in training than they
-    are, and a network finds them best at the size it knows (Touvron et al., NeurIPS 2019).
+    are, and a network finds them best at the size it knows (Touvron et al., NeurIPS 2019). In
+    the pictures' own detail, that is, which a training does not see: what a small image blurs, the
+    gap between two legs, would be labelled wrong in every image, and learnt.
 
     Args:
-        images: the training images.
-        labels: their points.
+        images: the training images, `finer` than a training sees them.
+        labels: their points, on a grid of the images' size.
         pieces: places of the images in pieces of work, see `datasets.groups.images_apart`.
         batch_size: images looked at at a time.
         own: folder of this training's snapshots; None: they do not teach.
@@ -146,7 +172,7 @@ class Teacher:
         self, models: Sequence[SaliencyNet], machine: Machine
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield each image's place, its map (S, S) as the answers have it, and its labels."""
-        how = {"mirrored": True, "soft": True, "scale": self.how.scale}
+        how = {"mirrored": True, "soft": True, "side": self.how.side}
         how["with_features"] = self.how.agree
         found = mean_maps(models, self.images, shard(self.pieces), self.batch_size, machine, **how)
         for indices, images, maps, features in found:

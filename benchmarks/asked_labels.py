@@ -28,7 +28,7 @@ from active_learning.choosing import choose_by
 from active_learning.ensembles import ensemble_files
 from active_learning.maps import Maps, pool_maps
 from active_learning.selection import random_pixels
-from active_learning.self_training import Taught, Teacher
+from active_learning.self_training import Taught, Teacher, finer
 from benchmarks.label_arms import ARMS
 from benchmarks.pseudo_labels import FAR, evenly_spaced, faults_of
 from config import Config
@@ -126,9 +126,9 @@ class Asked:
                 points[index] = np.concatenate([points[index], self._answered(index, pixels)])
         return points
 
-    def labels(self, points: Sequence[np.ndarray]) -> PointLabels:
-        """Return the points as labels of the images."""
-        return PointLabels(points, self.sizes, self.config.size)
+    def labels(self, points: Sequence[np.ndarray], size: int) -> PointLabels:
+        """Return the points as labels of the images, on a grid of a size."""
+        return PointLabels(points, self.sizes, size)
 
     def _random(
         self, points: Sequence[np.ndarray], count: int, key: str
@@ -141,7 +141,7 @@ class Asked:
     def _asked(
         self, config: Config, points: Sequence[np.ndarray], count: int, key: str
     ) -> Iterator[tuple[int, np.ndarray]]:
-        labels = self.labels(list(points))
+        labels = self.labels(list(points), self.config.size)
         answers = partial(labels.at, affine=np.eye(3)) if config.ask_agree else None
         found = pool_maps(self.images, self.networks, config, self.machine, key, answers=answers)
         for index, maps in found:
@@ -171,14 +171,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("give a trial of two rounds or more, whose answers label pixels")
     asked = Asked(config, args.images, choose_machine(config.device, config.precision))
     together = images_together(asked.samples, config.grouped)
-    taught = Taught(config.snapshots, config.pseudo_scale, trust=0.0)
+    taught = dataclasses.replace(Taught.of(config), trust=0.0)
+    images = finer(asked.images, taught.side)
     no_folder = asked.run.root / "no such folder"
     lines = []
     for name, way in WAYS.items():
         points = asked.more(way, config.schedule[1])
         teacher = Teacher(
-            asked.images,
-            asked.labels(points),
+            images,
+            asked.labels(points, images.size),
             together,
             config.batch_size,
             own=no_folder,

@@ -25,7 +25,7 @@ from datasets.index import list_set
 from datasets.maps import Pair, read_map, read_true_mask
 from datasets.scoring import prepare_process, score_task
 from datasets.superpixels import SuperpixelCache
-from models.mean_maps import read_scaled
+from models.mean_maps import enlarged, read_at
 from models.stored import load_model
 from test import Segmenter
 from train import Trainer
@@ -58,7 +58,7 @@ def asking_floor(config: Config, pool: Pool, machine: Machine) -> Work:
     """
     size = min(config.batch_size, len(pool.samples))
     images = ResizedImages(pool.samples[:size], config.size, config.cache_mb, "floor")
-    pixels = read_scaled(images, range(size), machine, config.ask_scale)
+    pixels = read_at(images, range(size), machine, enlarged(images.size, config.ask_scale))
     steps = {"none": 0, "fgsm": 1, "patch_pgd": 2 * config.attack_steps}
     steps_of = steps.get(config.attack, config.attack_steps)
     rows = 1 if config.attack == "none" else 2
@@ -166,7 +166,7 @@ def teaching(
         return []
     count = len(teacher.images)
     size = min(config.batch_size, count)
-    pixels = read_scaled(teacher.images, range(size), machine, config.pseudo_scale)
+    pixels = read_at(teacher.images, range(size), machine, teacher.how.side)
 
     def look() -> None:
         teacher.seen = []

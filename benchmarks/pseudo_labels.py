@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from active_learning.self_training import Taught, Teacher
+from active_learning.self_training import Taught, Teacher, finer
 from datasets.augment import resize
 from datasets.cache import ResizedImages, ResizedMasks
 from datasets.groups import images_together
@@ -66,19 +66,24 @@ class Some:
         return self.labels.at(self.indices[index], matrix)
 
 
-def ways_of(taught: Taught) -> dict[str, Taught]:
-    """Return how pseudo labels are made, by name: part after part, then without each part."""
+def ways_of(taught: Taught, size: int) -> dict[str, Taught]:
+    """Return how pseudo labels are made, by name: part after part, then without each part.
+
+    Args:
+        taught: all parts.
+        size: side of the images that are not enlarged.
+    """
     taught, trusting = dataclasses.replace(taught, trust=0.0), taught
     uncut = dataclasses.replace(taught, cut=False)
     agreed = dataclasses.replace(uncut, colours=False)
-    plain = dataclasses.replace(agreed, scale=1.0, agree=False)
+    plain = dataclasses.replace(agreed, side=size, agree=False)
     return {
         "the snapshots' map at one half": plain,
-        "+ of enlarged images": dataclasses.replace(plain, scale=taught.scale),
+        "+ of enlarged images": dataclasses.replace(plain, side=taught.side),
         "+ in agreement with the answers": agreed,
         "+ corrected by colours": uncut,
         "+ cut": taught,
-        "all but enlarging": dataclasses.replace(taught, scale=1.0),
+        "all but enlarging": dataclasses.replace(taught, side=size),
         "all but agreement": dataclasses.replace(taught, agree=False),
         "all but colours": dataclasses.replace(taught, colours=False),
         "all, of the newest snapshot alone": dataclasses.replace(taught, snapshots=1),
@@ -129,19 +134,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine = choose_machine(config.device, config.precision)
     run = RunFolder(config.run_folder)
     samples = settings.training_images(config)[0]
+    taught = Taught.of(config)
+    images = ResizedImages(samples, config.size, 0, "")
+    size = finer(images, taught.side).size
     points = read_point_labels(
-        run, "points", args.round, samples, config.size, config.label_mode, config.superpixels
+        run, "points", args.round, samples, size, config.label_mode, config.superpixels
     )
     chosen = evenly_spaced(len(samples), args.images)
     samples = [samples[index] for index in chosen]
-    images = ResizedImages(samples, config.size, config.cache_mb, "training")
+    images = ResizedImages(samples, size, config.cache_mb, "training")
     masks = ResizedMasks(samples, config.size, config.cache_mb, "training")
     together = images_together(samples, config.grouped)
     own = run.snapshots("points", args.round)
     earlier = run.snapshots("points", config.trained_before(args.round))
-    taught = Taught(config.snapshots, config.pseudo_scale, True, True, config.pseudo_trust)
     lines = []
-    for name, how in ways_of(taught).items():
+    for name, how in ways_of(taught, config.size).items():
         labels = Some(points, chosen)
         teacher = Teacher(images, labels, together, config.batch_size, own, earlier, how)
         teacher.look(0, machine)

@@ -53,7 +53,7 @@ def mean_maps(
     machine: Machine,
     mirrored: bool = False,
     soft: bool = False,
-    scale: float = 1.0,
+    side: int | None = None,
     with_features: bool = False,
 ) -> Iterator[MeanMaps]:
     """Predict images, batch by batch; images of two groups are never in one batch.
@@ -66,51 +66,59 @@ def mean_maps(
         machine: where and how to compute.
         mirrored: average with the maps of the mirrored images, mirrored back.
         soft: of networks that binarise, take the maps before that.
-        scale: look at the images enlarged to about this multiple of their size, whole coarsest
-            cells of 32 pixels.
+        side: look at the images resized to this side; None: as they are.
         with_features: yield features, too.
     """
-    sides = (False, True) if mirrored else (False,)
+    side = side or images.size
+    ways = (False, True) if mirrored else (False,)
     for group in groups:
         batches = [group[at : at + batch_size] for at in range(0, len(group), batch_size)]
         views = []
-        for side in sides:
-            pieces = (
-                _turned(read_scaled(images, batch, machine, scale), side) for batch in batches
-            )
+        for turned in ways:
+            pieces = (_turned(read_at(images, batch, machine, side), turned) for batch in batches)
             with machine.autocast():
                 views.append(view_group_by(models, pieces, soft))
         for batch in batches:
-            pixels = read_scaled(images, batch, machine, scale)
+            pixels = read_at(images, batch, machine, side)
             maps: list[Tensor] = []
             features: list[Tensor] = []
             for of_model in zip(*views, strict=True):
                 seen: list[Tensor] = []
-                for view, side in zip(of_model, sides, strict=True):
+                for view, turned in zip(of_model, ways, strict=True):
                     with machine.autocast():
-                        found = view(_turned(pixels, side))
-                    maps.append(_turned(found.logits.float().sigmoid(), side))
+                        found = view(_turned(pixels, turned))
+                    maps.append(_turned(found.logits.float().sigmoid(), turned))
                     if with_features:
-                        seen.append(_turned(found.features.float(), side))
+                        seen.append(_turned(found.features.float(), turned))
                 if with_features:
                     features.append(functional.normalize(torch.stack(seen).mean(0), dim=1))
             mean = torch.stack(maps).mean(0)
-            if scale != 1:
+            if side != images.size:
                 mean = functional.interpolate(mean, size=images.size, mode="bilinear")
             yield MeanMaps(batch, pixels, mean[:, 0], torch.cat(features, 1) if features else None)
 
 
-def read_scaled(images: Images, indices: Sequence[int], machine: Machine, scale: float) -> Tensor:
-    """Return images (B, 3, H, W) as networks see them, RGB in [0, 1].
+def enlarged(size: int, scale: float) -> int:
+    """Return the side, in whole coarsest cells of 32 pixels, nearest to ``scale`` times a size.
 
-    They are enlarged to about ``scale`` times their size, whole coarsest cells of 32 pixels.
+    With a scale of one it is the size itself, with more not below it.
+    """
+    if scale == 1:
+        return size
+    cells = math.floor(size * scale / CELL + 0.5)
+    return CELL * max(cells, math.ceil(size / CELL) if scale > 1 else 1)
+
+
+def read_at(images: Images, indices: Sequence[int], machine: Machine, side: int) -> Tensor:
+    """Return images (B, 3, side, side) as networks see them, RGB in [0, 1].
+
+    Where they shrink, what the smaller size cannot show is smoothed away.
     """
     pixels = machine.images(images.batch(indices))
-    if scale == 1:
+    if side == images.size:
         return pixels
-    cells = math.floor(images.size * scale / CELL + 0.5)
-    size = CELL * max(cells, math.ceil(images.size / CELL) if scale > 1 else 1)
-    return functional.interpolate(pixels, size=(size, size), mode="bilinear")
+    shrinks = side < images.size
+    return functional.interpolate(pixels, size=(side, side), mode="bilinear", antialias=shrinks)
 
 
 def _turned(x: Tensor, mirrored: bool) -> Tensor:

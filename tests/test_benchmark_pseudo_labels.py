@@ -33,19 +33,19 @@ def test_a_mask_without_outline_is_far_from_it(value: bool) -> None:
 
 
 def test_ways_build_up_and_take_away() -> None:
-    ways = list(benchmark.ways_of(Taught(3, 1.25, True, True, 0.5)).values())
-    told = [(way.snapshots, way.scale, way.agree, way.cut, way.colours, way.trust) for way in ways]
+    ways = list(benchmark.ways_of(Taught(3, 160, True, True, 0.5), 128).values())
+    told = [(way.snapshots, way.side, way.agree, way.cut, way.colours, way.trust) for way in ways]
     assert told == [
-        (3, 1.0, False, False, False, 0),
-        (3, 1.25, False, False, False, 0),
-        (3, 1.25, True, False, False, 0),
-        (3, 1.25, True, False, True, 0),
-        (3, 1.25, True, True, True, 0),
-        (3, 1.0, True, True, True, 0),
-        (3, 1.25, False, True, True, 0),
-        (3, 1.25, True, True, False, 0),
-        (1, 1.25, True, True, True, 0),
-        (3, 1.25, True, True, True, 0.5),
+        (3, 128, False, False, False, 0),
+        (3, 160, False, False, False, 0),
+        (3, 160, True, False, False, 0),
+        (3, 160, True, False, True, 0),
+        (3, 160, True, True, True, 0),
+        (3, 128, True, True, True, 0),
+        (3, 160, False, True, True, 0),
+        (3, 160, True, True, False, 0),
+        (1, 160, True, True, True, 0),
+        (3, 160, True, True, True, 0.5),
     ]
 
 

@@ -19,6 +19,7 @@ import active_learning.__main__ as asking
 import active_learning.self_training as self_training
 import train
 from active_learning.self_training import Taught, Teacher
+from datasets.cache import ResizedImages, native_sizes
 from datasets.images import read_mask
 from datasets.points import Point, read_points, write_points
 from datasets.round_labels import class_weights
@@ -139,6 +140,7 @@ def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
     look, steps = 0, []
     step, look_anew = train.Trainer.step, Teacher.look
     monkeypatch.setattr(self_training, "cut", stripes)
+    monkeypatch.setattr(train, "finer", lambda images, side: images)
     monkeypatch.setattr(Teacher, "look", watched_look)
     monkeypatch.setattr(train.Trainer, "step", watched_step)
     plain = "--flip 0 --crop 1 --rotate 0 --pseudo_trust 0".split()
@@ -149,10 +151,10 @@ def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
 @pytest.mark.parametrize(
     ("flags", "how"),
     [
-        ("", Taught(2, 1.25, True, True, 0.5)),
-        ("--snapshots 1 --pseudo_scale 1.5 --no-pseudo_agree", Taught(1, 1.5, False, True, 0.5)),
-        ("--no-pseudo_cut --pseudo_trust 0.7", Taught(2, 1.25, True, False, 0.7)),
-        ("--no-pseudo_colours", Taught(2, 1.25, True, True, 0.5, colours=False)),
+        ("", Taught(2, 32, True, True, 0.5)),
+        ("--snapshots 1 --pseudo_scale 1.5 --no-pseudo_agree", Taught(1, 64, False, True, 0.5)),
+        ("--no-pseudo_cut --pseudo_trust 0.7", Taught(2, 32, True, False, 0.7)),
+        ("--no-pseudo_colours", Taught(2, 32, True, True, 0.5, colours=False)),
     ],
 )
 def test_pseudo_labels_are_made_as_the_settings_say(
@@ -161,6 +163,22 @@ def test_pseudo_labels_are_made_as_the_settings_say(
     told = [*tiny, *flags.split()]
     asking.main(told)
     assert train.Trainer(config_of(told), "points", 0).teacher.how == how
+
+
+def test_the_teacher_sees_the_pictures_own_detail(tiny: list[str]) -> None:
+    """They are larger than the network's 32 pixels; their answers lie on a grid as fine."""
+    asking.main(tiny)
+    trainer = train.Trainer(config_of(tiny), "points", 0)
+    teacher, own = trainer.teacher, trainer.images
+    largest = max(map(max, native_sizes(own.samples)))
+    assert teacher.images.size == teacher.size == largest > own.size
+    assert teacher.images.samples == own.samples
+    assert torch.equal(
+        teacher.images.batch([3]), ResizedImages(own.samples, largest, 64, "all").batch([3])
+    )
+    labels = teacher.labels.at(3, np.eye(3))
+    assert labels.shape == (2, largest, largest)
+    assert labels.sum() == 2
 
 
 def test_the_discriminator_learns_from_answers_alone(

@@ -12,10 +12,10 @@ import torch
 import active_learning.self_training as self_training
 from active_learning.agreement import agree
 from active_learning.cutting import by_colours, overlap
-from active_learning.self_training import Taught, Teacher
+from active_learning.self_training import Taught, Teacher, finer
 from config import Config
 from datasets.augment import NONE
-from datasets.cache import ResizedImages
+from datasets.cache import ResizedImages, native_sizes
 from datasets.index import list_set
 from datasets.training import PointLabels, TrainingSet
 from models.mean_maps import mean_maps
@@ -28,7 +28,7 @@ from utils.settings import to_dict
 
 SIZE = 32
 MACHINE = choose_machine("cpu", "fp32")
-DEFAULT = Taught(snapshots=3, scale=1.25, agree=True, cut=True, trust=0.5)
+DEFAULT = Taught(snapshots=3, side=64, agree=True, cut=True, trust=0.5)
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_the_newest_snapshots_teach(images: ResizedImages, tmp_path: Path) -> No
         ["own/1", "own/3"],
     ]
     save_snapshot(own / "epoch_0004.pth", 4)
-    two = Taught(2, 1.0, False, False)
+    two = Taught(2, SIZE, False, False)
     assert names_after(teacher_of(images, own, earlier, two), range(4, 5)) == [["own/3", "own/4"]]
-    alone = Taught(1, 1.0, False, False)
+    alone = Taught(1, SIZE, False, False)
     assert names_after(teacher_of(images, own, earlier, alone), range(2)) == [before[1:], ["own/1"]]
     assert names_after(teacher_of(images, own, None), range(2)) == [[], ["own/1"]]
     assert names_after(teacher_of(images, none, earlier), range(2)) == [before] * 2
@@ -106,7 +106,7 @@ def test_how_much_is_trusted_is_given(
     images: ResizedImages, tmp_path: Path, trust: float, share: float
 ) -> None:
     save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
-    how = Taught(3, 1.0, False, True, trust)
+    how = Taught(3, SIZE, False, True, trust)
     teacher = teacher_of(images, tmp_path / "own", None, how)
     assert not teacher.trusted.any()
     teacher.look(1, MACHINE)
@@ -134,11 +134,11 @@ def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
 
     monkeypatch.setattr(self_training, "cut", watched)
     paths = [save_snapshot(tmp_path / f"own/epoch_000{epoch}.pth", epoch) for epoch in (1, 2)]
-    teacher = teacher_of(images, tmp_path / "own", None, Taught(3, 2.0, agreed, True))
+    teacher = teacher_of(images, tmp_path / "own", None, Taught(3, 2 * SIZE, agreed, True))
     teacher.labels.points[3] = np.array([[63, 47, 1]])
     teacher.look(2, MACHINE)
     models = [load_model(path, MACHINE)[0] for path in paths]
-    how = {"mirrored": True, "scale": 2.0, "with_features": True}
+    how = {"mirrored": True, "side": 2 * SIZE, "with_features": True}
     for found in mean_maps(models, images, [range(len(images))], 3, MACHINE, **how):
         answers = torch.stack([torch.zeros(2, SIZE, SIZE)] * len(found.indices))
         for index, labels in zip(found.indices, answers, strict=True):
@@ -208,7 +208,7 @@ def test_maps_that_are_not_cut_are_taken_at_one_half(
     monkeypatch.delattr(self_training, "cut")
     monkeypatch.setattr(self_training, "by_colours", by_colours if coloured else None)
     path = save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
-    how = Taught(3, 1.0, False, False, trust=0.0, colours=coloured)
+    how = Taught(3, SIZE, False, False, trust=0.0, colours=coloured)
     teacher = teacher_of(images, tmp_path / "own", None, how)
     state = load_checkpoint(path)
     state["model"]["head.bias"] -= 0.08  # the middle of its logits
@@ -247,6 +247,21 @@ def test_large_images_are_cut_small_and_grown_again(
     dataset = TrainingSet(images, teacher.labels, NONE, 0, teacher.maps)
     upper = torch.arange(SIZE)[:, None].expand(-1, SIZE) < 16
     assert torch.equal(dataset[0, 0].pseudo >= 128, upper)
+
+
+def test_pictures_are_as_fine_as_they_are_looked_at_or_cut_and_no_finer_than_they_are(
+    images: ResizedImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = max(map(max, native_sizes(images.samples)))
+    assert SIZE < 48 < own
+    for cut, side, expected in ((40, 48, 48), (48, 40, 48), (999, 40, own), (40, 999, own)):
+        monkeypatch.setattr(self_training, "CUT_SIZES", (cut, 16))
+        fine = finer(images, side)
+        assert (fine.size, fine.samples, fine.cache) == (expected, images.samples, None)
+    monkeypatch.setattr(self_training, "CUT_SIZES", (16, 16))
+    assert finer(images, SIZE) is images
+    large = ResizedImages(images.samples, 2 * own, 0, "test")
+    assert finer(large, 999) is large
 
 
 def test_the_maps_of_a_large_set_are_small(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.group_view import view_group
-from models.mean_maps import mean_maps
+from models.mean_maps import enlarged, mean_maps, read_at
 from models.saliency_net import Parts, SaliencyNet
 from utils.device import choose_machine
 
@@ -78,12 +78,41 @@ def test_binarised_maps_can_be_had_soft() -> None:
     assert not torch.allclose(found.logits, found.soft_logits, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("size", "scale", "side"),
+    [
+        (100, 1.0, 100),
+        (128, 1.25, 160),
+        (100, 1.1, 128),
+        (32, 1.4, 32),
+        (32, 1.6, 64),
+        (32, 2.5, 96),
+        (128, 0.5, 64),
+        (32, 0.1, 32),
+    ],
+)
+def test_enlarged_to_whole_cells(size: int, scale: float, side: int) -> None:
+    assert enlarged(size, scale) == side
+
+
+def test_what_a_smaller_size_cannot_show_is_smoothed_away() -> None:
+    """Stripes of a pixel each are grey at a third of the size; left out, they would be black."""
+    pictures = Pictures(1)
+    stripes = torch.arange(pictures.size) % 2 * 255
+    pictures.pixels = stripes.to(torch.uint8).expand(1, 3, pictures.size, -1)
+    seen = read_at(pictures, [0], MACHINE, pictures.size // 3)
+    middle = seen[..., 2:-2]
+    assert middle.shape[-1] > 4
+    assert 0.4 < middle.min() <= middle.max() < 0.6
+    assert torch.equal(read_at(pictures, [0], MACHINE, pictures.size) * 255, pictures.pixels)
+
+
 def test_enlarged_images_give_maps_of_their_own_size_and_features() -> None:
     """Features of several networks lie one after the other, each of unit length, mirrored back."""
     models, pictures = [network(4), network(5)], Pictures(2)
-    for scale, size in ((1.4, 32), (1.6, 64), (2.5, 96)):
+    for size in (32, 64, 96):
         (found,) = mean_maps(
-            models, pictures, [[0, 1]], 2, MACHINE, True, scale=scale, with_features=True
+            models, pictures, [[0, 1]], 2, MACHINE, True, side=size, with_features=True
         )
         large = MACHINE.images(pictures.pixels)
         large = functional.interpolate(large, size=(size, size), mode="bilinear")
