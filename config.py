@@ -95,7 +95,7 @@ class Config:
         "or deep (as many trainings from other seeds: every round that another asks after costs "
         "that many times the training and disk)",
     )
-    first_cycle: float = knob(0.6, "share of the epochs that the first cycle takes")
+    first_cycle: float = knob(0.6, "share of the epochs before the first snapshot")
     warm_start: bool = knob(False, "start a round from the last one's weights, not from scratch")
     losses_dense: Weights = knob(
         {"bce": 1.0, "iou": 1.0, "ssim": 0.5}, "losses and weights for dense masks"
@@ -108,6 +108,9 @@ class Config:
         "losses on pseudo labels, the maps of earlier snapshots, beside those on points",
     )
     pseudo_scale: float = knob(1.25, "snapshots see images enlarged by this to make pseudo labels")
+    pseudo_finer: bool = knob(
+        True, "in the pictures' own detail, and cut at 256 pixels, not as a training sees them"
+    )
     pseudo_agree: bool = knob(True, "correct those maps by the answers, and what is like them")
     pseudo_colours: bool = knob(True, "correct those maps by the picture's colours")
     pseudo_cut: bool = knob(True, "then cut them along the picture's edges (GrabCut)")
@@ -366,6 +369,7 @@ what was answered before, which is ours; paper is ASTE-AL as published, which LE
 ABSENT: dict[str, Any] = {
     "losses_pseudo": {},
     "pseudo_scale": 1.0,
+    "pseudo_finer": False,
     "pseudo_agree": False,
     "pseudo_colours": False,
     "pseudo_trust": 0.0,

@@ -93,8 +93,12 @@ class Trainer(Learner):
 
     def __init__(self, config: Config, arm: str, round_index: int, member: int = 0) -> None:
         self.run, self.round, self.member = RunFolder(config.run_folder), round_index, member
-        # Whether its snapshots are for more than a training after it: they teach it, and are asked.
-        self.asked = arm != "dense" and round_index < config.rounds
+        # Where nothing is asked between two trainings, the first knows all that the second does.
+        self.knows_more = arm != "dense" and round_index < config.rounds
+        # A cycle ends in a snapshot that teaches the rest of this training, or is asked.
+        taught = bool(config.losses_pseudo)
+        asked = arm == "points" and round_index < config.rounds - 1
+        self.in_cycles = self.knows_more and (taught or asked)
         self.folder = self.run.training(arm, round_index, member)
         if config.deterministic:
             make_deterministic()
@@ -120,7 +124,7 @@ class Trainer(Learner):
             config.flip, config.crop, config.rotate, config.colour, config.pepper
         )
         if config.losses_pseudo and arm != "dense":
-            self.teacher = self._make_teacher()
+            self.teacher = self._make_teacher(labels)
         groups = list_groups(train) if config.grouped else None
         flat = torch.zeros(len(train), dtype=torch.int64)
         self.image_classes = torch.from_numpy(groups.classes) if groups else flat
@@ -150,7 +154,7 @@ class Trainer(Learner):
         mode, regions = config.label_mode, config.superpixels
         return read_point_labels(self.run, self.arm, self.round, samples, size, mode, regions)
 
-    def _make_teacher(self) -> Teacher:
+    def _make_teacher(self, labels: Labels) -> Teacher:
         config, run = self.config, self.run
         before = config.trained_before(self.round)
         earlier = None if before is None else run.snapshots(self.arm, before, self.member)
@@ -160,12 +164,12 @@ class Trainer(Learner):
                 f"{earlier}: fewer than {config.snapshots} snapshots: delete {last} and "
                 f"{run.trained(self.arm, before)}, and train that round again"
             )
-        # Where nothing is asked between two trainings, the first knows all that the second does.
-        own = run.snapshots(self.arm, self.round, self.member) if self.asked else None
+        own = run.snapshots(self.arm, self.round, self.member) if self.knows_more else None
         count = config.at_a_time
         how = Taught.of(config)
-        images = finer(self.images, how.side)
-        labels = self._labels(images.samples, images.size)
+        images = finer(self.images, how.side) if config.pseudo_finer else self.images
+        if images is not self.images:
+            labels = self._labels(images.samples, images.size)
         pieces = images_apart(images.samples, config.grouped, count)
         return Teacher(images, labels, pieces, count, own, earlier, how)
 
@@ -379,7 +383,7 @@ class Trainer(Learner):
     def _set_rates(self, step: int) -> None:
         """Set the learning rates of an optimiser step, counted from the training's first."""
         length, epochs = len(self.sampler), self.config.epochs
-        ends = self.snapshot_epochs if self.asked else [epochs]
+        ends = self.snapshot_epochs if self.in_cycles else [epochs]
         self.set_rates(cyclic_cosine(step, epochs * length, [epoch * length for epoch in ends]))
 
     def save(self, error: float) -> None:

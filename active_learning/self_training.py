@@ -25,7 +25,7 @@ from utils.errors import UserError
 from utils.run_folder import list_snapshots
 
 CUT_SIZES = 256, 128
-"""Side of the grid that is cut, and that of large sets: GrabCut takes its time."""
+"""Largest side of the grid that is cut, and that of large sets: GrabCut takes its time."""
 
 MOST_BYTES = 2**31
 """Most that all maps may take of the memory (32768 images at 256 pixels); else they are small."""
@@ -69,8 +69,9 @@ class Taught:
 def finer(images: ResizedImages, side: int) -> ResizedImages:
     """Return the images in as much of their pictures' own detail as pseudo labels can do with.
 
-    That is as large as networks look at them, of the given side, and as they are cut; but no larger
-    than the largest picture is. They are read from disk whenever they are looked at.
+    That is as large as networks look at them, of the given side, and as sets that are not large are
+    cut; but no larger than the largest picture is. They are read from disk whenever they are looked
+    at, whatever memory there is.
     """
     size = max(side, CUT_SIZES[0])
     size = min(size, max(map(max, native_sizes(images.samples)), default=size))

@@ -172,7 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = Asked(config, args.images, choose_machine(config.device, config.precision))
     together = images_together(asked.samples, config.grouped)
     taught = dataclasses.replace(Taught.of(config), trust=0.0)
-    images = finer(asked.images, taught.side)
+    size = finer(asked.images, taught.side).size if config.pseudo_finer else config.size
+    images = ResizedImages(asked.samples, size, config.cache_mb, "training")
     no_folder = asked.run.root / "no such folder"
     lines = []
     for name, way in WAYS.items():

@@ -8,9 +8,9 @@ and its choice among candidates.
 
 Self-training (``losses_pseudo``, on by default) follows the trainings. A trial's first one is
 taught by its own snapshots alone, in the cycles after the first; each further one until then by
-those of the training before. So arms of other rounds than the base's (grid, object, ours_1,
-random_1, rounds_*) differ in the generations of their teachers, too, but for
-``--losses_pseudo ''``.
+those of the training before, and one that knows no more answers by these throughout. So arms of
+other rounds than the base's (grid, object, ours_1, random_1, rounds_*) differ in the generations of
+their teachers, too, but for ``--losses_pseudo ''``.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ ARMS: dict[str, Arm] = {
     ),
     "no_match": Arm("classes weighted as they were asked", {"match_classes": False}),
     # Pseudo labels without one of their parts, and none at all
-    "no_enlarging": Arm("pseudo labels of images as they are", {"pseudo_scale": 1.0}),
+    "no_enlarging": Arm("pseudo labels of images that are not enlarged", {"pseudo_scale": 1.0}),
+    "no_finer": Arm("pseudo labels of images as a training sees them", {"pseudo_finer": False}),
     "no_agreement": Arm("pseudo labels whatever was answered", {"pseudo_agree": False}),
     "no_colours": Arm("pseudo labels whatever colours there are", {"pseudo_colours": False}),
     "no_cut": Arm("pseudo labels whatever edges there are", {"pseudo_cut": False}),

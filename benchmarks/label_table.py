@@ -118,8 +118,9 @@ def _notes(seeds: Sequence[int]) -> str:
         f"{CONVENTION}.\n\n"
         "Self-training follows the trainings. A trial's first one is taught by its own snapshots "
         "alone, in the cycles after the first, each further one until then by those of the "
-        "training before. So arms of other rounds (grid, object, ours_1, random_1, rounds_*) "
-        "differ in the generations of their teachers, too, unless losses_pseudo is empty."
+        "training before, and one that knows no more answers by these throughout. So arms of other "
+        "rounds (grid, object, ours_1, random_1, rounds_*) differ in the generations of their "
+        "teachers, too, unless losses_pseudo is empty."
     )
 
 

@@ -134,9 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine = choose_machine(config.device, config.precision)
     run = RunFolder(config.run_folder)
     samples = settings.training_images(config)[0]
-    taught = Taught.of(config)
+    taught = dataclasses.replace(Taught.of(config), agree=True, colours=True, cut=True)
     images = ResizedImages(samples, config.size, 0, "")
-    size = finer(images, taught.side).size
+    size = finer(images, taught.side).size if config.pseudo_finer else config.size
     points = read_point_labels(
         run, "points", args.round, samples, size, config.label_mode, config.superpixels
     )

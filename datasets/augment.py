@@ -77,13 +77,14 @@ def warp(pixels: np.ndarray, affine: np.ndarray, nearest: bool = False) -> np.nd
 
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resize (H, W[, 3]) to size x size: means of areas when shrinking, bilinear when growing."""
+    """Resize (H, W[, 3]) to size x size: mean areas where it shrinks, bilinear where it grows."""
     height, width = pixels.shape[:2]
-    if (height, width) == (size, size):
-        return pixels
-    shrinks = height >= size and width >= size
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(pixels, (size, size), interpolation=how)
+    smaller = min(height, size), min(width, size)
+    if smaller != (height, width):
+        pixels = cv2.resize(pixels, smaller[::-1], interpolation=cv2.INTER_AREA)
+    if smaller != (size, size):
+        pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
+    return pixels
 
 
 def change_colours(

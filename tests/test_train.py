@@ -41,6 +41,7 @@ from utils import distributed
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 from utils.run_folder import RunFolder
+from utils.schedule import cyclic_cosine
 from utils.tables import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -179,6 +180,10 @@ def test_the_teacher_sees_the_pictures_own_detail(tiny: list[str]) -> None:
     labels = teacher.labels.at(3, np.eye(3))
     assert labels.shape == (2, largest, largest)
     assert labels.sum() == 2
+    coarse = [*tiny, "--no-pseudo_finer", "--trial", "coarse"]
+    asking.main(coarse)
+    trainer = train.Trainer(config_of(coarse), "points", 0)
+    assert trainer.teacher.images is trainer.images
 
 
 def test_the_discriminator_learns_from_answers_alone(
@@ -314,17 +319,25 @@ def test_the_learning_rate_rises_again_only_where_snapshots_teach_their_own_trai
         for index in range(3):
             asking.main([*flags, "--arm", arm, "--round", str(index)])
             train.main([*flags, "--arm", arm, "--round", str(index)])
-    waves = {}
-    for name, found in factors.items():
-        rises = [step for step, (a, b) in enumerate(itertools.pairwise(found), 1) if b > a]
-        each = len(found) // 3
-        waves[name] = [step / each for step in rises if step > 1]
-        assert len(found) == 3 * each > 3
-        assert 0 < found[-1] < 0.2
     # After two epochs of three the second of two cycles begins.
     in_cycles = {"points_0", "points_1", "random_1"}
-    once = {"dense_0", "points_2", "random_2"}
-    assert waves == {name: [2.0] * (name in in_cycles) for name in in_cycles | once}
+    assert factors.keys() == in_cycles | {"dense_0", "points_2", "random_2"}
+    for name, found in factors.items():
+        steps = len(found)
+        assert steps % 3 == 0 < steps
+        ends = [steps * 2 // 3, steps] if name in in_cycles else [steps]
+        assert found == [cyclic_cosine(step, steps, ends) for step in range(steps)]
+
+
+def test_snapshots_that_neither_teach_nor_are_asked_need_no_cycles(tiny: list[str]) -> None:
+    flags = [*tiny, "--losses_pseudo", ""]
+    asking.main(flags)
+    assert train.Trainer(config_of(flags), "points", 0).in_cycles
+    asking.main([*flags, "--arm", "random", "--round", "1"])
+    assert not train.Trainer(config_of(flags), "random", 1).in_cycles
+    once = [*flags, "--rounds", "1", "--trial", "once"]
+    asking.main(once)
+    assert not train.Trainer(config_of(once), "points", 0).in_cycles
 
 
 def test_a_deep_ensemble_is_trained_only_where_it_is_asked(tiny: list[str]) -> None:
