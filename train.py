@@ -93,7 +93,7 @@ class Trainer(Learner):
 
     def __init__(self, config: Config, arm: str, round_index: int, member: int = 0) -> None:
         self.run, self.round, self.member = RunFolder(config.run_folder), round_index, member
-        # Where nothing is asked between two trainings, the first knows all that the second does.
+        # Whether it knows answers that the training before does not.
         self.knows_more = arm != "dense" and round_index < config.rounds
         # A cycle ends in a snapshot that teaches the rest of this training, or is asked.
         taught = bool(config.losses_pseudo)

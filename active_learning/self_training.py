@@ -37,7 +37,7 @@ class Taught:
 
     Attributes:
         snapshots: most snapshots asked, the newest ones.
-        side: of the images as the networks see them, in pixels; None: as they are.
+        side: of the images as the networks see them, in pixels.
         agree: whether the maps are brought into agreement with the answers.
         cut: whether they are then cut along the picture's edges, or else at one half.
         trust: least `overlap` of a map and its cut (or itself at one half, where nothing is cut)
@@ -46,8 +46,8 @@ class Taught:
         colours: whether they are corrected by the picture's colours before they are cut.
     """
 
-    snapshots: int = 3
-    side: int | None = None
+    snapshots: int
+    side: int
     agree: bool = True
     cut: bool = True
     trust: float = 0.5

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import active_learning.__main__ as asking
 import train
-from config import FIELDS, Config
+from config import Config
 from utils import settings
 from utils.checkpoints import load_checkpoint
 from utils.run_folder import RunFolder
@@ -23,14 +24,13 @@ def flag(flags: list[str], name: str, value: object) -> list[str]:
 
 
 def config_of(flags: list[str]) -> Config:
-    """Return the settings, whatever flags of a stage stand among them."""
-    return settings.resolve(
-        {
-            name: value
-            for name, value in vars(settings.make_parser("").parse_known_args(flags)[0]).items()
-            if name in FIELDS
-        }
-    )
+    """Return the settings, whatever a stage is told beside them."""
+
+    def extend(parser: settings.Parser) -> None:
+        parser.add_argument("--arm")
+        parser.add_argument("--round")
+
+    return settings.parse(flags, "", extend)[0]
 
 
 def run_of(flags: list[str]) -> RunFolder:
@@ -43,6 +43,20 @@ def run_rounds(flags: list[str]) -> RunFolder:
         asking.main(flag(flags, "round", index))
         train.main(flag(flags, "round", index))
     return run_of(flags)
+
+
+def stop_within_the_second_epoch(patch: pytest.MonkeyPatch, member: int = 0) -> None:
+    """Have the next training of a member interrupted one batch into its second epoch."""
+    step, count = train.Trainer.step, 0
+
+    def stops(self: train.Trainer, *args: object) -> tuple:
+        nonlocal count
+        count += self.member == member
+        if count == len(self.sampler) + 2:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    patch.setattr(train.Trainer, "step", stops)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ import train
 from config import Config
 from datasets.images import read_mask, write_png
 from datasets.points import read_points
-from tests.small_trials import config_of, run_of
+from tests.small_trials import config_of, run_of, stop_within_the_second_epoch
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.run_folder import RunFolder
@@ -148,17 +148,7 @@ def test_a_kill_in_any_member_changes_nothing(
 ) -> None:
     again = elsewhere(flags, tmp_path)
     asking.main(again)
-    step = train.Trainer.step
-    count = 0
-
-    def stops(self: train.Trainer, *args: object) -> tuple:
-        nonlocal count
-        count += self.member == stopped_in
-        if count == len(self.sampler) + 2:  # in the middle of the member's second epoch
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    monkeypatch.setattr(train.Trainer, "step", stops)
+    stop_within_the_second_epoch(monkeypatch, stopped_in)
     with pytest.raises(KeyboardInterrupt):
         train.main(again)
     monkeypatch.undo()

@@ -11,8 +11,16 @@ import torch
 import active_learning.__main__ as asking
 import train
 from active_learning.learner import Learner
+from active_learning.self_training import Teacher
 from models import build_model
-from tests.small_trials import NO_PSEUDO, assert_same_training, config_of, flag, run_of
+from tests.small_trials import (
+    NO_PSEUDO,
+    assert_same_training,
+    config_of,
+    flag,
+    run_of,
+    stop_within_the_second_epoch,
+)
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.device import Machine
 from utils.errors import UserError
@@ -32,23 +40,41 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
 
     stopped = flag(flags, "runs", tmp_path / "stopped") + points
     asking.main([*flag(tiny, "runs", tmp_path / "stopped"), *points])
-    step = train.Trainer.step
-    count = 0
-
-    def stops(self: train.Trainer, *args: torch.Tensor) -> tuple:
-        nonlocal count
-        count += 1
-        if count == len(self.sampler) + 2:  # in the middle of the second epoch
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    monkeypatch.setattr(train.Trainer, "step", stops)
+    stop_within_the_second_epoch(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train.main(stopped)
     monkeypatch.undo()
     assert not run_of(stopped).trained(arm, 0).exists()
     train.main(stopped)
     assert_same_training(folder, run_of(stopped).training(arm, 0))
+
+
+def test_a_picture_that_vanishes_before_a_look_is_named_and_nothing_is_lost(
+    tiny: list[str], sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images that a training learns from are in memory by then; the teacher's are not."""
+    data = tmp_path / "data"
+    shutil.copytree(sample_root, data)
+    flags = flag(tiny, "data_root", data)
+    asking.main(flags)
+    train.main(flags)
+    again = flag(flags, "runs", tmp_path / "again")
+    asking.main(again)
+    gone = train.Trainer(config_of(again), "points", 0).images.samples[3].image
+    look = Teacher.look
+
+    def looks(self: Teacher, epoch: int, machine: Machine) -> None:
+        if epoch == 1:
+            gone.rename(tmp_path / gone.name)
+        look(self, epoch, machine)
+
+    monkeypatch.setattr(Teacher, "look", looks)
+    with pytest.raises(UserError, match=gone.name):
+        train.main(again)
+    monkeypatch.undo()
+    (tmp_path / gone.name).rename(gone)
+    train.main(again)
+    assert_same_training(run_of(flags).training("points", 0), run_of(again).training("points", 0))
 
 
 def test_a_training_begun_anew_keeps_no_old_snapshots(tiny: list[str]) -> None:

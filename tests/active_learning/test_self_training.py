@@ -249,6 +249,17 @@ def test_large_images_are_cut_small_and_grown_again(
     assert torch.equal(dataset[0, 0].pseudo >= 128, upper)
 
 
+def test_fine_maps_shrink_to_what_a_training_sees(images: ResizedImages) -> None:
+    """A map three times as fine: a column of which a third, or two, is foreground; then all."""
+    count, size = len(images), 3 * SIZE
+    points = PointLabels([np.zeros((0, 3), np.int64)] * count, [(64, 48)] * count, SIZE)
+    maps = torch.zeros((count, size, size), dtype=torch.uint8)
+    maps[:, :, 1 * 3 + 2 : 2 * 3] = 255
+    maps[:, :, 4 * 3 + 1 :] = 255
+    row = TrainingSet(images, points, NONE, 0, maps)[0, 0].pseudo[7].tolist()
+    assert row == [0, 85, 0, 0, 170] + [255] * (SIZE - 5)
+
+
 def test_pictures_are_as_fine_as_they_are_looked_at_or_cut_and_no_finer_than_they_are(
     images: ResizedImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
