@@ -335,6 +335,7 @@ def test_settings_from_before_a_field_mean_what_they_meant():
     then |= {
         "retrain": 0,
         "pseudo_agree": False,
+        "pseudo_finer": False,
         "pseudo_colours": False,
         "ask_scale": 1.0,
         "ask_agree": False,
