@@ -171,27 +171,30 @@ class Teacher:
 
     def _agreed(
         self, models: Sequence[SaliencyNet], machine: Machine
-    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield each image's place, its map (S, S) as the answers have it, and its labels."""
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield each image's place, its pixels, its map as the answers have it, and its labels."""
         how = {"mirrored": True, "soft": True, "side": self.how.side}
         how["with_features"] = self.how.agree
-        found = mean_maps(models, self.images, shard(self.pieces), self.batch_size, machine, **how)
-        for indices, images, maps, features in found:
-            labels = [self.labels.at(index, np.eye(3)) for index in indices]
+        for found in mean_maps(
+            models, self.images, shard(self.pieces), self.batch_size, machine, **how
+        ):
+            maps = found.maps
+            labels = [self.labels.at(index, np.eye(3)) for index in found.indices]
             if not maps.isfinite().all():
                 raise UserError(
                     f"{self.seen[-1].parent}: what its networks make of the training images is not "
                     "finite: the training diverged; train again with a lower --lr, or with "
                     "--precision fp32, in a new trial"
                 )
-            if features is not None:
+            if found.features is not None:
                 answers = torch.from_numpy(np.stack(labels)).to(maps.device)
-                maps = agree(maps, features, images, answers)
-            yield from zip(indices, maps.cpu().numpy(), labels, strict=True)
+                maps = agree(maps, found.features, found.images, answers)
+            pixels = found.pixels.permute(0, 2, 3, 1).numpy()
+            yield from zip(found.indices, pixels, maps.cpu().numpy(), labels, strict=True)
 
-    def _keep(self, index: int, prob: np.ndarray, labels: np.ndarray) -> None:
-        prob = resize(prob, self.size)
-        image = resize(self.images[index], self.size)
+    def _keep(self, index: int, image: np.ndarray, prob: np.ndarray, labels: np.ndarray) -> None:
+        """Make the label of an image (S, S, 3) from its map (S, S) and answers (2, S, S)."""
+        image, prob = resize(image, self.size), resize(prob, self.size)
         corrected = by_colours(image, prob) if self.how.colours else prob
         if self.how.cut:
             answers = gathered(torch.from_numpy(labels), (self.size, self.size)).numpy()

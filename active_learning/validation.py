@@ -49,14 +49,14 @@ class Validation:
         model.eval()
         # Of each batch, in the place of its first image, so that the order of sums is fixed.
         sums = torch.zeros(len(self.images), 2, dtype=torch.float64)
-        maps = mean_maps([model], self.images, shard(self.pieces), self.batch_size, machine)
-        for indices, _, prob, _ in maps:
+        found = mean_maps([model], self.images, shard(self.pieces), self.batch_size, machine)
+        for batch in found:
             if stop_requested():
                 break
-            labels = torch.stack([self.labels[index] for index in indices]).to(machine.device)
-            background, foreground = labels.float().unbind(1)
+            prob, labels = batch.maps, torch.stack([self.labels[at] for at in batch.indices])
+            background, foreground = labels.to(machine.device).float().unbind(1)
             wrong = float((background * prob + foreground * (1 - prob)).double().sum())
-            sums[indices[0]] = torch.tensor([wrong, float(labels.double().sum())])
+            sums[batch.indices[0]] = torch.tensor([wrong, float(labels.double().sum())])
         if any_of(stop_requested()):
             return None
         wrong = count = 0.0

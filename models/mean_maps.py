@@ -32,6 +32,7 @@ class MeanMaps(NamedTuple):
 
     Attributes:
         indices: places of the images.
+        pixels: uint8 (B, 3, S, S) RGB, the images as they were read.
         images: float32 (B, 3, H, W) RGB in [0, 1], as the networks saw them, unmirrored.
         maps: float32 (B, S, S) in [0, 1], the mean over networks, of the images' own size.
         features: float32 (B, C, h, w), the decoder features of all networks one after the other,
@@ -39,6 +40,7 @@ class MeanMaps(NamedTuple):
     """
 
     indices: Sequence[int]
+    pixels: Tensor
     images: Tensor
     maps: Tensor
     features: Tensor | None
@@ -79,14 +81,15 @@ def mean_maps(
             with machine.autocast():
                 views.append(view_group_by(models, pieces, soft))
         for batch in batches:
-            pixels = read_at(images, batch, machine, side)
+            pixels = images.batch(batch)
+            looked_at = resized(pixels, machine, side)
             maps: list[Tensor] = []
             features: list[Tensor] = []
             for of_model in zip(*views, strict=True):
                 seen: list[Tensor] = []
                 for view, turned in zip(of_model, ways, strict=True):
                     with machine.autocast():
-                        found = view(_turned(pixels, turned))
+                        found = view(_turned(looked_at, turned))
                     maps.append(_turned(found.logits.float().sigmoid(), turned))
                     if with_features:
                         seen.append(_turned(found.features.float(), turned))
@@ -95,7 +98,8 @@ def mean_maps(
             mean = torch.stack(maps).mean(0)
             if side != images.size:
                 mean = functional.interpolate(mean, size=images.size, mode="bilinear")
-            yield MeanMaps(batch, pixels, mean[:, 0], torch.cat(features, 1) if features else None)
+            joined = torch.cat(features, 1) if features else None
+            yield MeanMaps(batch, pixels, looked_at, mean[:, 0], joined)
 
 
 def enlarged(size: int, scale: float) -> int:
@@ -110,15 +114,20 @@ def enlarged(size: int, scale: float) -> int:
 
 
 def read_at(images: Images, indices: Sequence[int], machine: Machine, side: int) -> Tensor:
-    """Return images (B, 3, side, side) as networks see them, RGB in [0, 1].
+    """Return images (B, 3, side, side) as networks see them; see `resized`."""
+    return resized(images.batch(indices), machine, side)
+
+
+def resized(pixels: Tensor, machine: Machine, side: int) -> Tensor:
+    """Return uint8 images (B, 3, S, S) as float32 (B, 3, side, side) on the device, in [0, 1].
 
     Where they shrink, what the smaller size cannot show is smoothed away.
     """
-    pixels = machine.images(images.batch(indices))
-    if side == images.size:
-        return pixels
-    shrinks = side < images.size
-    return functional.interpolate(pixels, size=(side, side), mode="bilinear", antialias=shrinks)
+    images, size = machine.images(pixels), pixels.shape[-1]
+    if side == size:
+        return images
+    shrinks = side < size
+    return functional.interpolate(images, size=(side, side), mode="bilinear", antialias=shrinks)
 
 
 def _turned(x: Tensor, mirrored: bool) -> Tensor:

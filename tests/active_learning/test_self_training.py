@@ -49,7 +49,7 @@ def teacher_of(
     images: ResizedImages, own: Path | None, earlier: Path | None, how: Taught = DEFAULT
 ) -> Teacher:
     count = len(images)
-    points = PointLabels([np.zeros((0, 3), np.int64)] * count, [(64, 48)] * count, SIZE)
+    points = PointLabels([np.zeros((0, 3), np.int64)] * count, [(64, 48)] * count, images.size)
     return Teacher(images, points, [range(count)], 4, own, earlier, how)
 
 
@@ -216,7 +216,8 @@ def test_maps_that_are_not_cut_are_taken_at_one_half(
     teacher.look(1, MACHINE)
     everyone = [range(len(images))]
     models = [load_model(path, MACHINE)[0]]
-    for indices, _, maps, _ in mean_maps(models, images, everyone, 4, MACHINE, mirrored=True):
+    for found in mean_maps(models, images, everyone, 4, MACHINE, mirrored=True):
+        indices, maps = found.indices, found.maps
         if coloured:
             pairs = zip(indices, maps.numpy(), strict=True)
             maps = torch.from_numpy(np.stack([by_colours(images[i], one) for i, one in pairs]))
@@ -284,6 +285,17 @@ def test_the_maps_of_a_large_set_are_small(
         monkeypatch.setattr(self_training, "CUT_SIZES", (2 * SIZE, 16))
         teacher = teacher_of(images, None, None)
         assert (teacher.size, teacher.maps.shape[1:]) == (size, (size, size))
+
+
+def test_a_look_reads_each_picture_once(
+    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
+    fine, read = ResizedImages(images.samples, 2 * SIZE, 0, "test"), []
+    decode = fine.decode
+    monkeypatch.setattr(fine, "decode", lambda index: read.append(index) or decode(index))
+    teacher_of(fine, tmp_path / "own", None).look(1, MACHINE)
+    assert sorted(read) == list(range(len(images)))
 
 
 def test_pseudo_labels_repeat_bit_for_bit(images: ResizedImages, tmp_path: Path) -> None:

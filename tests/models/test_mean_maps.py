@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.group_view import view_group
-from models.mean_maps import enlarged, mean_maps, read_at
+from models.mean_maps import MeanMaps, enlarged, mean_maps, read_at
 from models.saliency_net import Parts, SaliencyNet
 from utils.device import choose_machine
 
@@ -33,8 +34,9 @@ def network(seed: int, relation: str = "none") -> SaliencyNet:
     return SaliencyNet("mobilenet_v2", 8, Parts(relation=relation)).eval()
 
 
-def maps_by_index(found: object) -> dict[int, Tensor]:
-    return {i: row for indices, _, maps, _ in found for i, row in zip(indices, maps, strict=True)}
+def maps_by_index(found: Iterable[MeanMaps]) -> dict[int, Tensor]:
+    pairs = (zip(batch.indices, batch.maps, strict=True) for batch in found)
+    return dict(itertools.chain.from_iterable(pairs))
 
 
 def test_the_mean_over_networks_and_mirror_images() -> None:
@@ -125,6 +127,7 @@ def test_enlarged_images_give_maps_of_their_own_size_and_features() -> None:
                 features.append(both / both.norm(dim=1, keepdim=True).clamp_min(1e-12))
         expected = functional.interpolate(sum(maps) / 4, size=(32, 32), mode="bilinear")[:, 0]
         torch.testing.assert_close(found.maps, expected, atol=1e-5, rtol=0)
+        assert torch.equal(found.pixels, pictures.pixels)
         assert torch.equal(found.images, large)
         torch.testing.assert_close(found.features, torch.cat(features, 1), atol=1e-4, rtol=0)
     (bare,) = mean_maps(models, pictures, [[0, 1]], 2, MACHINE)
