@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -49,3 +50,12 @@ def tiny(sample_root: Path, tmp_path: Path) -> list[str]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest test, so that no process is left alone with it at the end."""
     items.sort(key=lambda item: "test_pipeline" not in item.nodeid)
+
+
+def pytest_sessionfinish() -> None:
+    """End the loader processes of trainings that failed, whose tracebacks are kept.
+
+    They do not heed the SIGTERM by which Python would end them, and it would wait for ever.
+    """
+    for child in multiprocessing.active_children():
+        child.kill()
