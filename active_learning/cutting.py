@@ -109,7 +109,7 @@ def overlap(prob: np.ndarray, made: np.ndarray) -> float:
 
     The soft intersection over union, in [0, 1]; of a cut without foreground it is 0. A faint haze
     over all the ground counts, so that it is lower for small objects. It needs no mask; how it goes
-    with the IoU of cut and mask is told in benchmarks/label_efficiency/README.md.
+    with the IoU of cut and mask is told in benchmarks/label_efficiency/EIGHT_EPOCHS.md.
     """
     return float(np.minimum(prob, made).sum() / max(np.maximum(prob, made).sum(), 1e-9))
 
