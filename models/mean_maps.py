@@ -82,7 +82,7 @@ def mean_maps(
                 views.append(view_group_by(models, pieces, soft))
         for batch in batches:
             pixels = images.batch(batch)
-            looked_at = resized(pixels, machine, side)
+            looked_at = _resized(pixels, machine, side)
             maps: list[Tensor] = []
             features: list[Tensor] = []
             for of_model in zip(*views, strict=True):
@@ -114,15 +114,15 @@ def enlarged(size: int, scale: float) -> int:
 
 
 def read_at(images: Images, indices: Sequence[int], machine: Machine, side: int) -> Tensor:
-    """Return images (B, 3, side, side) as networks see them; see `resized`."""
-    return resized(images.batch(indices), machine, side)
-
-
-def resized(pixels: Tensor, machine: Machine, side: int) -> Tensor:
-    """Return uint8 images (B, 3, S, S) as float32 (B, 3, side, side) on the device, in [0, 1].
+    """Return images (B, 3, side, side) as networks see them, RGB in [0, 1].
 
     Where they shrink, what the smaller size cannot show is smoothed away.
     """
+    return _resized(images.batch(indices), machine, side)
+
+
+def _resized(pixels: Tensor, machine: Machine, side: int) -> Tensor:
+    """Turn uint8 images (B, 3, S, S) into float32 (B, 3, side, side) on the device."""
     images, size = machine.images(pixels), pixels.shape[-1]
     if side == size:
         return images

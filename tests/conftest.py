@@ -52,10 +52,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "test_pipeline" not in item.nodeid)
 
 
-def pytest_sessionfinish() -> None:
+def pytest_sessionfinish(exitstatus: int) -> None:
     """End the loader processes of trainings that failed, whose tracebacks are kept.
 
     They do not heed the SIGTERM by which Python would end them, and it would wait for ever.
     """
-    for child in multiprocessing.active_children():
-        child.kill()
+    if exitstatus:
+        for child in multiprocessing.active_children():
+            child.kill()

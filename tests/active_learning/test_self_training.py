@@ -287,7 +287,7 @@ def test_the_maps_of_a_large_set_are_small(
         assert (teacher.size, teacher.maps.shape[1:]) == (size, (size, size))
 
 
-def test_a_look_reads_each_picture_once(
+def test_a_look_reads_each_picture_of_no_group_once(
     images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
