@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import torch
 
 from active_learning.learner import Learner, NotFinite
-from active_learning.self_training import Taught, Teacher, finer
+from active_learning.self_training import Taught, Teacher, look_size
 from active_learning.validation import Validation
 from config import Config
 from datasets.augment import Augmentation
@@ -166,12 +166,13 @@ class Trainer(Learner):
             )
         own = run.snapshots(self.arm, self.round, self.member) if self.knows_more else None
         count = config.at_a_time
-        how = Taught.of(config)
-        images = finer(self.images, how.side) if config.pseudo_finer else self.images
-        if images is not self.images:
-            labels = self._labels(images.samples, images.size)
-        pieces = images_apart(images.samples, config.grouped, count)
-        return Teacher(images, labels, pieces, count, own, earlier, how)
+        images, samples = self.images, self.images.samples
+        size = look_size(samples, config)
+        if size != images.size:
+            # Read from disk whenever they are looked at: memory is for what every epoch reads.
+            images, labels = ResizedImages(samples, size, 0, ""), self._labels(samples, size)
+        pieces = images_apart(samples, config.grouped, count)
+        return Teacher(images, labels, pieces, count, own, earlier, Taught.of(config))
 
     def _build(self) -> None:
         """Make network and optimiser, from the last whole epoch where there is one."""

@@ -14,6 +14,7 @@ from active_learning.cutting import by_colours, cut, overlap
 from config import Config
 from datasets.augment import resize
 from datasets.cache import ResizedImages, native_sizes
+from datasets.index import Sample
 from datasets.training import Labels
 from models.mean_maps import enlarged, mean_maps
 from models.saliency_net import SaliencyNet
@@ -66,16 +67,18 @@ class Taught:
         )
 
 
-def finer(images: ResizedImages, side: int) -> ResizedImages:
-    """Return the images in as much of their pictures' own detail as pseudo labels can do with.
+def look_size(samples: Sequence[Sample], config: Config) -> int:
+    """Return the side of the images that pseudo labels are made of, in pixels.
 
-    That is as large as networks look at them, of the given side, and as sets that are not large are
-    cut; but no larger than the largest picture is. They are read from disk whenever they are looked
-    at, whatever memory there is.
+    With ``pseudo_finer`` it is as large as networks look at them, and as sets that are not large
+    are cut; but no larger than the largest picture is. Else, and at least, it is that of the images
+    that a training sees.
     """
-    size = max(side, CUT_SIZES[0])
-    size = min(size, max(map(max, native_sizes(images.samples)), default=size))
-    return images if size <= images.size else ResizedImages(images.samples, size, 0, "")
+    if not config.pseudo_finer:
+        return config.size
+    size = max(enlarged(config.size, config.pseudo_scale), CUT_SIZES[0])
+    largest = max(map(max, native_sizes(samples)), default=size)
+    return max(min(size, largest), config.size)
 
 
 class Teacher:
@@ -101,7 +104,7 @@ class Teacher:
     gap between two legs, would be labelled wrong in every image, and learnt.
 
     Args:
-        images: the training images, `finer` than a training sees them.
+        images: the training images, of the side that `look_size` tells.
         labels: their points, on a grid of the images' size.
         pieces: places of the images in pieces of work, see `datasets.groups.images_apart`.
         batch_size: images looked at at a time.
@@ -173,10 +176,16 @@ class Teacher:
         self, models: Sequence[SaliencyNet], machine: Machine
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield each image's place, its pixels, its map as the answers have it, and its labels."""
-        how = {"mirrored": True, "soft": True, "side": self.how.side}
-        how["with_features"] = self.how.agree
         for found in mean_maps(
-            models, self.images, shard(self.pieces), self.batch_size, machine, **how
+            models,
+            self.images,
+            shard(self.pieces),
+            self.batch_size,
+            machine,
+            mirrored=True,
+            soft=True,
+            side=self.how.side,
+            with_features=self.how.agree,
         ):
             maps = found.maps
             labels = [self.labels.at(index, np.eye(3)) for index in found.indices]

@@ -28,7 +28,7 @@ from active_learning.choosing import choose_by
 from active_learning.ensembles import ensemble_files
 from active_learning.maps import Maps, pool_maps
 from active_learning.selection import random_pixels
-from active_learning.self_training import Taught, Teacher, finer
+from active_learning.self_training import Taught, Teacher, look_size
 from benchmarks.label_arms import ARMS
 from benchmarks.pseudo_labels import FAR, evenly_spaced, faults_of
 from config import Config
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = Asked(config, args.images, choose_machine(config.device, config.precision))
     together = images_together(asked.samples, config.grouped)
     taught = dataclasses.replace(Taught.of(config), trust=0.0)
-    size = finer(asked.images, taught.side).size if config.pseudo_finer else config.size
+    size = look_size(asked.samples, config)
     images = ResizedImages(asked.samples, size, config.cache_mb, "training")
     no_folder = asked.run.root / "no such folder"
     lines = []

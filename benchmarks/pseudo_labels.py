@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from active_learning.self_training import Taught, Teacher, finer
+from active_learning.self_training import Taught, Teacher, look_size
 from datasets.augment import resize
 from datasets.cache import ResizedImages, ResizedMasks
 from datasets.groups import images_together
@@ -135,8 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = RunFolder(config.run_folder)
     samples = settings.training_images(config)[0]
     taught = dataclasses.replace(Taught.of(config), agree=True, colours=True, cut=True)
-    images = ResizedImages(samples, config.size, 0, "")
-    size = finer(images, taught.side).size if config.pseudo_finer else config.size
+    size = look_size(samples, config)
     points = read_point_labels(
         run, "points", args.round, samples, size, config.label_mode, config.superpixels
     )

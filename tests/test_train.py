@@ -141,10 +141,9 @@ def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
     look, steps = 0, []
     step, look_anew = train.Trainer.step, Teacher.look
     monkeypatch.setattr(self_training, "cut", stripes)
-    monkeypatch.setattr(train, "finer", lambda images, side: images)
     monkeypatch.setattr(Teacher, "look", watched_look)
     monkeypatch.setattr(train.Trainer, "step", watched_step)
-    plain = "--flip 0 --crop 1 --rotate 0 --pseudo_trust 0".split()
+    plain = "--flip 0 --crop 1 --rotate 0 --pseudo_trust 0 --no-pseudo_finer".split()
     run_rounds(flag([*tiny, *plain], "workers", workers))
     assert set(steps) == {(0, 0, False), (0, 1, True), (1, 0, True), (1, 1, True)}
 

@@ -12,7 +12,7 @@ import torch
 import active_learning.self_training as self_training
 from active_learning.agreement import agree
 from active_learning.cutting import by_colours, overlap
-from active_learning.self_training import Taught, Teacher, finer
+from active_learning.self_training import Taught, Teacher, look_size
 from config import Config
 from datasets.augment import NONE
 from datasets.cache import ResizedImages, native_sizes
@@ -261,19 +261,30 @@ def test_fine_maps_shrink_to_what_a_training_sees(images: ResizedImages) -> None
     assert row == [0, 85, 0, 0, 170] + [255] * (SIZE - 5)
 
 
+@pytest.mark.parametrize(
+    ("cut", "settings", "expected"),
+    [
+        (40, {"pseudo_scale": 1.0}, 40),
+        (16, {"pseudo_scale": 1.0}, SIZE),
+        (40, {"pseudo_scale": 1.5}, 64),
+        (999, {"pseudo_scale": 1.0}, "the largest picture's"),
+        (16, {"pseudo_scale": 4.0}, "the largest picture's"),
+        (999, {"size": 256}, 256),
+        (999, {"pseudo_finer": False}, SIZE),
+    ],
+)
 def test_pictures_are_as_fine_as_they_are_looked_at_or_cut_and_no_finer_than_they_are(
-    images: ResizedImages, monkeypatch: pytest.MonkeyPatch
+    images: ResizedImages,
+    monkeypatch: pytest.MonkeyPatch,
+    cut: int,
+    settings: dict[str, object],
+    expected: int | str,
 ) -> None:
-    own = max(map(max, native_sizes(images.samples)))
-    assert SIZE < 48 < own
-    for cut, side, expected in ((40, 48, 48), (48, 40, 48), (999, 40, own), (40, 999, own)):
-        monkeypatch.setattr(self_training, "CUT_SIZES", (cut, 16))
-        fine = finer(images, side)
-        assert (fine.size, fine.samples, fine.cache) == (expected, images.samples, None)
-    monkeypatch.setattr(self_training, "CUT_SIZES", (16, 16))
-    assert finer(images, SIZE) is images
-    large = ResizedImages(images.samples, 2 * own, 0, "test")
-    assert finer(large, 999) is large
+    largest = max(map(max, native_sizes(images.samples)))
+    assert 64 <= largest < 4 * SIZE
+    monkeypatch.setattr(self_training, "CUT_SIZES", (cut, 16))
+    found = look_size(images.samples, Config(**{"size": SIZE} | settings))
+    assert found == (largest if isinstance(expected, str) else expected)
 
 
 def test_the_maps_of_a_large_set_are_small(
