@@ -101,11 +101,12 @@ class Config:
         {"bce": 1.0, "iou": 1.0, "ssim": 0.5}, "losses and weights for dense masks"
     )
     losses_points: Weights = knob(
-        {"bce": 0.3, "iou": 0.3, "coherence": 0.1}, "losses and weights for points"
+        {"bce": 0.3, "iou": 0.3, "coherence": 0.1},
+        "losses and weights for points; not in trainings after the last answers",
     )
     losses_pseudo: Weights = knob(
         {"bce": 1.0, "iou": 1.0, "ssim": 0.5},
-        "losses on pseudo labels, the maps of earlier snapshots, beside those on points",
+        "losses on pseudo labels, the maps of earlier snapshots; empty: there are none",
     )
     pseudo_scale: float = knob(1.25, "snapshots see images enlarged by this to make pseudo labels")
     pseudo_finer: bool = knob(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -35,10 +36,10 @@ def make_optimizer(model: SaliencyNet, config: Config) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups)
 
 
-def make_objective(config: Config, arm: str) -> Objective:
-    """Return the losses of an arm."""
+def make_objective(config: Config, last: Mapping[str, float]) -> Objective:
+    """Return all the losses, those on the final map being ``last``."""
     return Objective(
-        last=config.losses_dense if arm == "dense" else config.losses_points,
+        last=last,
         others=config.losses_others,
         contrast=config.contrast,
         classify=config.classify,
@@ -77,7 +78,9 @@ class Learner:
 
     def __init__(self, config: Config, arm: str, machine: Machine) -> None:
         self.config, self.arm, self.machine = config, arm, machine
-        self.objective = make_objective(config, arm)
+        own = config.losses_dense if arm == "dense" else config.losses_points
+        self.objective = make_objective(config, own)
+        self.taught = make_objective(config, config.losses_pseudo)
         self.teacher: Teacher | None = None
         self.weigh(1.0, 1.0)
 
@@ -208,10 +211,13 @@ class Learner:
         device, network = self.machine.device, self.parallel or self.model
         images, groups = self.machine.images(batch.images), batch.groups
         place = {} if batch.place is None else {"place": batch.place}
+        is_taught = self.teacher is not None and bool(self.teacher.seen)
+        by_teacher_alone = is_taught and self.teacher.finished
+        objective = self.taught if by_teacher_alone else self.objective
         with self.machine.autocast():
             found = network(images, groups, **place)
             small_logits = None
-            if self.objective.last.get("consistency"):
+            if objective.last.get("consistency"):
                 size = max(32, round(images.shape[-1] * self.config.small_scale))
                 small = functional.interpolate(images, size=(size, size), mode="bilinear")
                 small_logits = network(small, groups, **place).logits
@@ -219,15 +225,18 @@ class Learner:
         every = None if whole is None else self._weighted(whole)
         judged = self.adversary.judge(found.logits, labels) if self.adversary else None
         supervision = Supervision(labels, images, small_logits, every)
-        classes = batch.classes.to(device, non_blocking=True)
-        total, parts = self.objective(found, supervision, groups, classes, judged)
-        if self.teacher and self.teacher.seen:
-            guessed = [
-                None if held is None else self._guessed(held, known)
-                for held, known in ((batch, labels), (whole, every))
-            ]
+        taught = supervision
+        if is_taught:
+            pairs = (batch, labels), (whole, every)
+            guessed = [None if held is None else self._guessed(held, own) for held, own in pairs]
             taught = supervision._replace(labels=guessed[0], whole=guessed[1])
-            more, values = total_loss(found.logits, taught, self.config.losses_pseudo)
+        classes = batch.classes.to(device, non_blocking=True)
+        learnt = taught if by_teacher_alone else supervision
+        total, parts = objective(found, learnt, groups, classes, judged)
+        if by_teacher_alone:
+            parts = {f"pseudo/{n}" if n in objective.last else n: v for n, v in parts.items()}
+        elif is_taught:
+            more, values = total_loss(found.logits, taught, self.taught.last)
             total = total + more
             parts |= {f"pseudo/{name}": value for name, value in values.items()}
         return total, parts, found.logits, labels

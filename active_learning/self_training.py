@@ -140,6 +140,11 @@ class Teacher:
         self.trusted = torch.zeros(len(images), dtype=torch.bool)
         self.seen: list[Path] = []
 
+    @property
+    def finished(self) -> bool:
+        """Whether the training before teaches throughout, which knows all the answers."""
+        return self.own is None
+
     def look(self, epoch: int, machine: Machine) -> None:
         """Make the pseudo labels anew if there are snapshots that they do not know.
 

@@ -37,6 +37,7 @@ GROUPED = (
 CASES = {
     "dense": ("dense", "--losses_dense bce=1+balanced_bce=1+iou=1+ssim=1+mse=1 --batch_size 5"),
     "points": ("points", "--losses_points bce=1+iou=1+coherence=1+consistency=1+reg=1"),
+    "taught": ("points", "--losses_others iou=1"),
     "parts": ("dense", "--accumulate 2 --batch_size 9"),
     "grouped": ("dense", GROUPED),
 }
@@ -74,6 +75,8 @@ def take_steps(arm: str, flags: list[str]) -> dict[str, list[float]]:
                 module.eval()
     if trainer.teacher:  # as if snapshots had been seen: some maps are cut, the others grey
         trainer.teacher.seen = ["none"]
+        if trainer.config.trial == "taught":
+            trainer.teacher.own = None
         random, maps = torch.Generator().manual_seed(1), trainer.teacher.maps
         maps.copy_(torch.randint(256, maps.shape, generator=random, dtype=torch.uint8))
         trainer.teacher.trusted = torch.arange(len(maps)) % 3 == 0

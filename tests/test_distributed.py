@@ -75,7 +75,8 @@ def test_two_processes_do_the_work_of_one(
     for case in shared_work.CASES:
         assert_same_steps(one[case], two[case])
     assert {"triplet", "others/iou", "discriminator", "contrast"} <= set(one["grouped"]["names"])
-    assert "pseudo/ssim" in one["points"]["names"]
+    assert {"pseudo/ssim", "consistency"} <= set(one["points"]["names"])
+    assert set(one["taught"]["names"]) == {"pseudo/bce", "pseudo/iou", "pseudo/ssim", "others/iou"}
     assert_same_files(runs / "tiny", tmp_path / "shared" / "tiny")
 
 

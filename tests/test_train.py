@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -521,15 +520,3 @@ def test_class_weights_reach_the_losses(tiny: list[str], monkeypatch: pytest.Mon
     trainer.step(Batch(images, labels, torch.arange(2), torch.zeros(2, dtype=torch.int64)))
     assert seen[0][:, 0].sum() == 6.0
     assert seen[0][:, 1].sum() == 1.0
-
-
-def test_each_image_is_trusted_for_itself() -> None:
-    """By its place in the set, not in the batch."""
-    teacher = SimpleNamespace(trusted=torch.tensor([False, True, False, True, True]))
-    learner = SimpleNamespace(machine=SimpleNamespace(device="cpu"), teacher=teacher)
-    order = torch.tensor([3, 0, 2])
-    nothing, grey = torch.zeros(3, 2, 4, 4), torch.full((3, 4, 4), 153, dtype=torch.uint8)
-    batch = Batch(torch.empty(0), nothing, order, order, pseudo=grey)
-    found = train.Learner._guessed(learner, batch, nothing)
-    assert found[:, 1].amax((1, 2)).tolist() == pytest.approx([1, 0.6, 0.6])
-    assert found[:, 1].amin((1, 2)).tolist() == pytest.approx([1, 0.6, 0.6])
