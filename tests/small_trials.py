@@ -38,8 +38,8 @@ def run_of(flags: list[str]) -> RunFolder:
 
 
 def run_rounds(flags: list[str]) -> RunFolder:
-    """Ask and train both rounds of the points arm."""
-    for index in range(2):
+    """Ask and train all rounds of the points arm."""
+    for index in range(config_of(flags).round_count):
         asking.main(flag(flags, "round", index))
         train.main(flag(flags, "round", index))
     return run_of(flags)

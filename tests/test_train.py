@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import subprocess
 import sys
@@ -15,10 +14,7 @@ import pytest
 import torch
 
 import active_learning.__main__ as asking
-import active_learning.self_training as self_training
 import train
-from active_learning.self_training import Taught, Teacher
-from datasets.cache import ResizedImages, native_sizes
 from datasets.images import read_mask
 from datasets.points import Point, read_points, write_points
 from datasets.round_labels import class_weights
@@ -40,7 +36,6 @@ from utils import distributed
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 from utils.run_folder import RunFolder
-from utils.schedule import cyclic_cosine
 from utils.tables import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +57,9 @@ def scramble_unasked(source: Path, target: Path, run: RunFolder) -> int:
     return len(asked)
 
 
-@pytest.mark.parametrize("more", [["--label_mode", "pixel"], ["--label_mode", "region"], NO_PSEUDO])
+@pytest.mark.parametrize(
+    "more", [["--label_mode", "pixel"], ["--label_mode", "region"], NO_PSEUDO, ["--retrain", "1"]]
+)
 def test_nothing_but_the_asked_pixels_reaches_points_losses_and_weights(
     tiny: list[str], sample_root: Path, tmp_path: Path, more: list[str]
 ) -> None:
@@ -72,12 +69,12 @@ def test_nothing_but_the_asked_pixels_reaches_points_losses_and_weights(
     asked = scramble_unasked(sample_root, scrambled, run)
     config = config_of(flags)
     validation = len(read_points(run.validation_points))
-    training = sum(len(read_points(run.points("points", r))) for r in range(2))
+    training = sum(len(read_points(run.points("points", r))) for r in range(config.rounds))
     assert asked == validation + training
     assert training % config.points_per_image == 0
 
     again = run_rounds(flag(flag(flags, "runs", tmp_path / "again"), "data_root", scrambled))
-    for index in range(2):
+    for index in range(config.round_count):
         one, other = run.points("points", index), again.points("points", index)
         assert one.read_bytes() == other.read_bytes()
         assert_same_training(one.parent, other.parent)
@@ -111,77 +108,6 @@ def test_masks_do_change_a_dense_training(
     train.main(flag(other, "arm", "dense"))
     with pytest.raises(AssertionError):
         assert_same_training(run.root / "dense", run_of(other).root / "dense")
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
-    """None in the first cycle of all; workers, too, see them change from epoch to epoch."""
-    looks = itertools.count()
-
-    def stripes(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
-        return np.uint8(255) * (np.indices(prob.shape)[1] // 2 % 3 == (look + seed) % 3)
-
-    def watched_look(self: Teacher, epoch: int, machine: object) -> None:
-        nonlocal look
-        look = next(looks)
-        look_anew(self, epoch, machine)
-
-    def watched_step(self: train.Trainer, batch: Batch) -> tuple:
-        total, parts = step(self, batch)
-        assert any(name.startswith("pseudo/") for name in parts) == bool(self.teacher.seen)
-        steps.append((self.round, self.epoch, bool(self.teacher.seen)))
-        for index, found in zip(batch.indices.tolist(), batch.pseudo, strict=True):
-            expected = stripes(None, found.numpy(), None, index) if self.teacher.seen else 0
-            assert np.array_equal(found.numpy(), expected + np.zeros(found.shape))
-        return total, parts
-
-    look, steps = 0, []
-    step, look_anew = train.Trainer.step, Teacher.look
-    monkeypatch.setattr(self_training, "cut", stripes)
-    monkeypatch.setattr(Teacher, "look", watched_look)
-    monkeypatch.setattr(train.Trainer, "step", watched_step)
-    plain = "--flip 0 --crop 1 --rotate 0 --pseudo_trust 0 --no-pseudo_finer".split()
-    run_rounds(flag([*tiny, *plain], "workers", workers))
-    assert set(steps) == {(0, 0, False), (0, 1, True), (1, 0, True), (1, 1, True)}
-
-
-@pytest.mark.parametrize(
-    ("flags", "how"),
-    [
-        ("", Taught(2, 32, True, True, 0.5)),
-        ("--snapshots 1 --pseudo_scale 1.5 --no-pseudo_agree", Taught(1, 64, False, True, 0.5)),
-        ("--no-pseudo_cut --pseudo_trust 0.7", Taught(2, 32, True, False, 0.7)),
-        ("--no-pseudo_colours", Taught(2, 32, True, True, 0.5, colours=False)),
-    ],
-)
-def test_pseudo_labels_are_made_as_the_settings_say(
-    tiny: list[str], flags: str, how: Taught
-) -> None:
-    told = [*tiny, *flags.split()]
-    asking.main(told)
-    assert train.Trainer(config_of(told), "points", 0).teacher.how == how
-
-
-def test_the_teacher_sees_the_pictures_own_detail(tiny: list[str]) -> None:
-    """They are larger than the network's 32 pixels; their answers lie on a grid as fine."""
-    asking.main(tiny)
-    trainer = train.Trainer(config_of(tiny), "points", 0)
-    teacher, own = trainer.teacher, trainer.images
-    largest = max(map(max, native_sizes(own.samples)))
-    assert teacher.images.size == teacher.size == largest > own.size
-    assert teacher.images.samples == own.samples
-    assert torch.equal(
-        teacher.images.batch([3]), ResizedImages(own.samples, largest, 64, "all").batch([3])
-    )
-    labels = teacher.labels.at(3, np.eye(3))
-    assert labels.shape == (2, largest, largest)
-    assert labels.sum() == 2
-    coarse = [*tiny, "--no-pseudo_finer", "--trial", "coarse"]
-    asking.main(coarse)
-    trainer = train.Trainer(config_of(coarse), "points", 0)
-    assert trainer.teacher.images is trainer.images
 
 
 def test_the_discriminator_learns_from_answers_alone(
@@ -275,67 +201,6 @@ def test_a_round_between_is_asked_and_not_trained(
     assert [run.trained(arm, index).exists() for index in range(3)] == [True, False, True]
     trainer = train.Trainer(config_of(flags), arm, 2)
     assert trainer.teacher.earlier == run.snapshots("points", 0)
-
-
-@pytest.mark.parametrize("arm", ["points", "random"])
-def test_a_round_that_asks_nothing_trains_again_taught_by_the_last(
-    tiny: list[str], arm: str
-) -> None:
-    flags = flag([*tiny, "--arm", arm], "retrain", 1)
-    for index in range(3):
-        asking.main(flag(flags, "round", index))
-        train.main(flag(flags, "round", index))
-    run = run_of(flags)
-    first = run.snapshots("points", 0)
-    last, again = (train.Trainer(config_of(flags), arm, index) for index in (1, 2))
-    assert (again.teacher.own, again.teacher.earlier) == (None, run.snapshots(arm, 1))
-    assert (last.teacher.own, last.teacher.earlier) == (run.snapshots(arm, 1), first)
-    points = [trainer.loader.dataset.labels.at(0, np.eye(3)) for trainer in (last, again)]
-    assert points[0].sum() == 4
-    assert np.array_equal(*points)
-    first, second = (weights(run.checkpoint(arm, index, "last")) for index in (1, 2))
-    assert not all(torch.equal(first[key], second[key]) for key in first)
-    with pytest.raises(UserError, match="the trial's rounds are 0 to 2"):
-        train.main(flag(flags, "round", 3))
-
-
-def test_the_learning_rate_rises_again_only_where_snapshots_teach_their_own_training(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """That of the twin and of a last training falls once, to nothing, over all epochs."""
-    factors: dict[str, list[float]] = {}
-
-    def watched(self: train.Trainer, factor: float) -> None:
-        factors.setdefault(f"{self.arm}_{self.round}", []).append(factor)
-        set_rates(self, factor)
-
-    set_rates = train.Trainer.set_rates
-    monkeypatch.setattr(train.Trainer, "set_rates", watched)
-    flags = [*tiny, "--retrain", "1", "--epochs", "3"]
-    train.main([*flags, "--arm", "dense"])
-    for arm in ("points", "random"):
-        for index in range(3):
-            asking.main([*flags, "--arm", arm, "--round", str(index)])
-            train.main([*flags, "--arm", arm, "--round", str(index)])
-    # After two epochs of three the second of two cycles begins.
-    in_cycles = {"points_0", "points_1", "random_1"}
-    assert factors.keys() == in_cycles | {"dense_0", "points_2", "random_2"}
-    for name, found in factors.items():
-        steps = len(found)
-        assert steps % 3 == 0 < steps
-        ends = [steps * 2 // 3, steps] if name in in_cycles else [steps]
-        assert found == [cyclic_cosine(step, steps, ends) for step in range(steps)]
-
-
-def test_snapshots_that_neither_teach_nor_are_asked_need_no_cycles(tiny: list[str]) -> None:
-    flags = [*tiny, "--losses_pseudo", ""]
-    asking.main(flags)
-    assert train.Trainer(config_of(flags), "points", 0).in_cycles
-    asking.main([*flags, "--arm", "random", "--round", "1"])
-    assert not train.Trainer(config_of(flags), "random", 1).in_cycles
-    once = [*flags, "--rounds", "1", "--trial", "once"]
-    asking.main(once)
-    assert not train.Trainer(config_of(once), "points", 0).in_cycles
 
 
 def test_a_deep_ensemble_is_trained_only_where_it_is_asked(tiny: list[str]) -> None:
