@@ -99,14 +99,20 @@ def faults(found: NDArray[np.bool_], mask: NDArray[np.bool_]) -> tuple[float, fl
         mask: (S, S).
     """
     wrong = found != mask
+    off = off_outline(mask)
+    either = (found | mask).sum()
+    overlap = (found & mask).sum() / either if either else 1.0
+    return float(wrong.mean()), float((wrong & (off > FAR)).mean()), float(overlap)
+
+
+def off_outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return how far each pixel is from the mask's outline, in pixels; infinite without one."""
     off = np.full(mask.shape, np.inf)
     for side in (mask, ~mask):
         if not side.all():
             distance = cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
             off[side] = distance[side]
-    either = (found | mask).sum()
-    overlap = (found & mask).sum() / either if either else 1.0
-    return float(wrong.mean()), float((wrong & (off > FAR)).mean()), float(overlap)
+    return off
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
