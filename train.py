@@ -23,7 +23,7 @@ import torch
 
 from active_learning.learner import Learner, NotFinite
 from active_learning.self_training import Taught, Teacher, look_size
-from active_learning.validation import Validation
+from active_learning.validation import Estimate, Latest, Validation
 from config import Config
 from datasets.augment import Augmentation
 from datasets.cache import ResizedImages, ResizedMasks, native_sizes
@@ -144,7 +144,8 @@ class Trainer(Learner):
             self.weigh(*class_weights(self.run, arm, round_index))
         self.validation = make_validation(config, self.run, arm, held_out)
         self.snapshot_epochs = snapshot_epochs(config.epochs, config.snapshots, config.first_cycle)
-        self.epoch, self.best, self.rows, self.sums = 0, math.inf, [], EpochSums()
+        self.epoch, self.rows, self.sums = 0, [], EpochSums()
+        self.best, self.latest = math.inf, Latest()
         self._build()
 
     def _labels(self, samples: Sequence[Sample], size: int) -> Labels:
@@ -235,6 +236,8 @@ class Trainer(Learner):
             )
         self.load_learning_state(state)
         self.epoch, self.best = int(state["epoch"]), float(state["best"])
+        mean, deviation = state.get("lowest", (self.best, 0.0))
+        self.latest = Latest(Estimate(float(mean), float(deviation)))
         self.rows = [dict(row) for row in state["rows"]]
         restore_random_state(state["random"])
         if "sums" in state:
@@ -261,7 +264,7 @@ class Trainer(Learner):
                     if error is None:
                         self._pause(began)
                     self.epoch += 1
-                    row |= {"val_MAE": error, "seconds": time.monotonic() - began}
+                    row |= {"val_MAE": error.mean, "seconds": time.monotonic() - began}
                     if log:
                         log.add({"epoch": self.epoch, **row})
                         self._tell(row)
@@ -387,14 +390,17 @@ class Trainer(Learner):
         ends = self.snapshot_epochs if self.in_cycles else [epochs]
         self.set_rates(cyclic_cosine(step, epochs * length, [epoch * length for epoch in ends]))
 
-    def save(self, error: float) -> None:
-        """Save the whole state as ``last``; ``best`` and the snapshot where they are due."""
-        weights = self._weights(error)
+    def save(self, error: Estimate) -> None:
+        """Save the whole state as ``last``; ``best`` and the snapshot where they are due.
+
+        The best epoch is the one that `Latest` keeps.
+        """
+        weights = self._weights(error.mean)
         if self.epoch in self.snapshot_epochs:
             folder = self.run.snapshots(self.arm, self.round, self.member)
             self._write(folder / snapshot_name(self.epoch), weights)
-        if error < self.best:
-            self.best = error
+        if self.latest.takes(error):
+            self.best = error.mean
             if self.member == 0:
                 self._write(self.run.checkpoint(self.arm, self.round, "best"), weights)
         self.sums = EpochSums()
@@ -413,6 +419,7 @@ class Trainer(Learner):
             **self.learning_state(),
             "epoch": self.epoch,
             "best": self.best,
+            "lowest": list(self.latest.lowest),
             "rows": self.rows,
             "random": random_state(),
             "sums": self.sums.state(),

@@ -1,8 +1,10 @@
-"""The error on the held-out images, by which a training's best checkpoint is chosen."""
+"""The error on the held-out images, and the epoch of a training that is kept by it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +16,40 @@ from models.mean_maps import mean_maps
 from utils.device import Machine
 from utils.distributed import all_reduce_sum, any_of, shard
 from utils.stopping import stop_requested
+
+
+class Estimate(NamedTuple):
+    """What some images tell of the error on all.
+
+    Attributes:
+        mean: the mean absolute error over all labelled pixels, in [0, 1].
+        deviation: its standard error, as far as images differ; 0 for a single one.
+    """
+
+    mean: float
+    deviation: float
+
+
+class Latest:
+    """Tells, epoch by epoch, which is the latest whose error is not clearly above the lowest.
+
+    Not by more than a standard error of that one: held-out images are few, and those of points know
+    some hundred pixels, so that the very lowest error falls on one epoch or another by chance,
+    while the weights of the last epochs are the better ones: the learning rate has fallen. (The
+    rule of Breiman et al., Classification and Regression Trees, 1984, section 3.4.3.)
+
+    Attributes:
+        lowest: the estimate of lowest mean so far.
+    """
+
+    def __init__(self, lowest: Estimate | None = None) -> None:
+        self.lowest = lowest or Estimate(math.inf, 0.0)
+
+    def takes(self, error: Estimate) -> bool:
+        """Return whether the epoch of this error, the next one, is to be kept; NaN never is."""
+        if error.mean < self.lowest.mean:
+            self.lowest = error
+        return error.mean <= self.lowest.mean + self.lowest.deviation
 
 
 class Validation:
@@ -41,13 +77,13 @@ class Validation:
         self.labels = [torch.from_numpy(labels.at(i, np.eye(3))) for i in range(len(images))]
 
     @torch.no_grad()
-    def error(self, model: SaliencyNet, machine: Machine) -> float | None:
-        """Return the mean absolute error over all labelled pixels, in [0, 1].
+    def error(self, model: SaliencyNet, machine: Machine) -> Estimate | None:
+        """Return the error over all labelled pixels.
 
         None: a signal has come, and a launcher may not wait until many images are looked at.
         """
         model.eval()
-        # Of each batch, in the place of its first image, so that the order of sums is fixed.
+        # Of each image, so that the order of sums is fixed.
         sums = torch.zeros(len(self.images), 2, dtype=torch.float64)
         found = mean_maps([model], self.images, shard(self.pieces), self.batch_size, machine)
         for batch in found:
@@ -55,11 +91,14 @@ class Validation:
                 break
             prob, labels = batch.maps, torch.stack([self.labels[at] for at in batch.indices])
             background, foreground = labels.to(machine.device).float().unbind(1)
-            wrong = float((background * prob + foreground * (1 - prob)).double().sum())
-            sums[batch.indices[0]] = torch.tensor([wrong, float(labels.double().sum())])
+            wrong = (background * prob + foreground * (1 - prob)).double().sum((1, 2))
+            sums[batch.indices, 0] = wrong.cpu()
+            sums[batch.indices, 1] = labels.double().sum((1, 2, 3))
         if any_of(stop_requested()):
             return None
-        wrong = count = 0.0
-        for of_batch, labelled in all_reduce_sum(sums).tolist():
-            wrong, count = wrong + of_batch, count + labelled
-        return wrong / max(count, 1.0)
+        wrong, labelled = all_reduce_sum(sums).unbind(1)
+        count, images = max(float(labelled.sum()), 1.0), len(self.images)
+        mean = float(wrong.sum()) / count
+        # Of a ratio of two sums over images (Cochran, Sampling Techniques, 1977, section 2.11).
+        squares = float((wrong - mean * labelled).square().sum()) * images / max(images - 1, 1)
+        return Estimate(mean, math.sqrt(squares) / count)

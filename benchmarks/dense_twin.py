@@ -173,13 +173,13 @@ def train_and_score(name: str, config: Config) -> list[Row]:
     test_trial(config, [run.checkpoint("dense", 0, "best")], partial(TwinSegmenter, name, config))
     flags = ["--runs", config.runs, "--trial", config.trial, "--no_figures"]
     evaluate.main([*flags, "--testsets", config.testsets, "--workers", str(config.workers)])
-    epochs = read_rows(run.training("dense", 0) / "log.csv", ("epoch", "val_MAE", "seconds"))
-    best = min(epochs, key=lambda row: float(row["val_MAE"]))
+    epochs = read_rows(run.training("dense", 0) / "log.csv", ("epoch", "seconds"))
+    best = load_checkpoint(run.checkpoint("dense", 0, "best"))
     known = {key: getattr(config, key) for key in ABOUT if hasattr(config, key)} | {
         "network": name,
         "losses": "+".join(f"{k}={weight:g}" for k, weight in config.losses_dense.items()),
         "best_epoch": best["epoch"],
-        "val_MAE": best["val_MAE"],
+        "val_MAE": round(best["val_MAE"], 6),
         "seconds": round(sum(float(row["seconds"]) for row in epochs), 1),
         "torch": torch.__version__,
         **count(name, config),

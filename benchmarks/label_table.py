@@ -104,10 +104,11 @@ def _notes(seeds: Sequence[int]) -> str:
     listed = ", ".join(map(str, seeds))
     return (
         f"Seeds {listed}; mean ± sample standard deviation over them. A ratio is to the dense twin "
-        "of the same seed, taken before averaging. Weights: after the last round, the epoch of "
-        "lowest validation error, at points for points, at masks for masks. Region error: wrong "
-        "labels if each answer were spread over its superpixel. Area: under the curve of the score "
-        "over points an image, each number of points as its last training left it, divided by its "
+        "of the same seed, taken before averaging. Weights: after the last round, the latest epoch "
+        "whose validation error, at points for points, at masks for masks, is within a standard "
+        "error of the lowest. Region error: wrong labels if each answer were spread over its "
+        "superpixel. Area: under the curve of the score over points an image, each "
+        "number of points as its last training left it, divided by its "
         f"width; of arms that begin and end with as many points as {REFERENCE}. Selection: wall "
         "time of asking after the first round, the start of its process included. p: paired "
         f"bootstrap over the images against {REFERENCE} ({DRAWS} draws), each image's scores "

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import active_learning.__main__ as asking
 import evaluate
+from active_learning.validation import Estimate, Latest
 from config import FIELDS, Config
 from datasets.checked import require_checked
 from datasets.index import split_set_names
@@ -56,7 +57,8 @@ class ChoiceTrainer(Trainer):
     """The trainer of the points arm, which also keeps the best checkpoint by masks.
 
     Attributes:
-        errors: of each whole epoch, the error at the held-out points and that at every pixel.
+        errors: of each whole epoch, the error at the held-out points, that at every pixel, and the
+            latter's standard error.
     """
 
     def __init__(self, config: Config) -> None:
@@ -69,17 +71,17 @@ class ChoiceTrainer(Trainer):
         del self.errors[self.epoch :]
         self._keep()
 
-    def save(self, error: float) -> None:
+    def save(self, error: Estimate) -> None:
         """See `Trainer.save`."""
-        self.errors.append([error, self.by_masks.error(self.kept, self.machine)])
+        self.errors.append([error.mean, *self.by_masks.error(self.kept, self.machine)])
         write_json(self.folder / "choice.json", {"errors": self.errors})
         super().save(error)
         self._keep()
 
     def _keep(self) -> None:
-        """Keep the last epoch's checkpoint if none had a lower error by masks."""
-        by_masks = [errors[1] for errors in self.errors]
-        if by_masks and np.argmin(by_masks) == len(by_masks) - 1:
+        """Keep the last epoch's checkpoint if by masks it is the one to be kept."""
+        latest = Latest()
+        if [latest.takes(Estimate(*by_masks)) for _, *by_masks in self.errors][-1:] == [True]:
             last = self.run.checkpoint("points", 0, "last")
             shutil.copyfile(last, last.with_name(f"{CHOICES['masks']}.pth"))
 
@@ -102,7 +104,7 @@ def train_and_score(config: Config) -> list[Row]:
     for choice, path in paths.items():
         epoch = load_checkpoint(path)["epoch"]
         told = {"seed": config.seed, "chosen_by": choice, "epoch": epoch}
-        told |= dict(zip(("points_MAE", "masks_MAE"), errors[epoch - 1], strict=True))
+        told |= dict(zip(("points_MAE", "masks_MAE"), errors[epoch - 1][:2], strict=True))
         for which in split_set_names(config.testsets):
             row = scores[run.checkpoint_name(path), which]
             rows.append(told | {key: row[key] for key in ("set", "images", *METRICS)})

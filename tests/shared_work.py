@@ -111,7 +111,7 @@ def stages(flags: list[str]) -> dict[str, object]:
     trainer.teacher.look(0, trainer.machine)
     labels = (trainer.teacher.maps, trainer.teacher.trusted)
     maps = hashlib.sha256(b"".join(part.numpy().tobytes() for part in labels)).hexdigest()
-    error = trainer.validation.error(trainer.kept, trainer.machine)
+    error = list(trainer.validation.error(trainer.kept, trainer.machine))
     testing.main(flags)
     train.main([*flags, "--round", "1"])
     return {"teacher": maps, "error": error}

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import train
+from active_learning.validation import Estimate
 from benchmarks import validation_choice as benchmark
 from utils.checkpoints import load_checkpoint
 from utils.tables import read_rows
@@ -20,9 +21,14 @@ def flags(tiny: list[str], tmp_path: Path) -> list[str]:
     return [*tiny, "--epochs", "4", "--seeds", "1", "--out", str(tmp_path / "out.csv")]
 
 
-def errors_as(monkeypatch: pytest.MonkeyPatch, points: list[float], masks: list[float]) -> None:
-    """Give the validations these errors, epoch by epoch."""
-    told: dict[str, Iterator[float]] = {"points": iter(points), "dense": iter(masks)}
+def errors_as(
+    monkeypatch: pytest.MonkeyPatch, points: list[float], masks: list[float], deviation: float = 0.0
+) -> None:
+    """Give the validations these errors, epoch by epoch, and a standard error to those of masks."""
+    told: dict[str, Iterator[Estimate]] = {
+        "points": iter([Estimate(mean, 0.0) for mean in points]),
+        "dense": iter([Estimate(mean, deviation) for mean in masks]),
+    }
     make = train.make_validation
 
     def watched(config: object, run: object, arm: str, samples: object) -> train.Validation:
@@ -47,7 +53,7 @@ def checkpoints(flags: list[str]) -> dict[str, dict]:
 def test_each_judge_has_its_own_checkpoint(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    errors_as(monkeypatch, [0.4, 0.2, 0.3, 0.5], [0.3, 0.4, 0.1, 0.1])
+    errors_as(monkeypatch, [0.4, 0.2, 0.3, 0.5], [0.3, 0.1, 0.2, 0.4], 0.15)
     benchmark.main(flags)
     found = checkpoints(flags)
     assert {choice: state["epoch"] for choice, state in found.items()} == {
@@ -57,9 +63,9 @@ def test_each_judge_has_its_own_checkpoint(
     }
     rows = read_rows(Path(flags[-1]), benchmark.COLUMNS)
     assert [(row["chosen_by"], row["points_MAE"], row["masks_MAE"]) for row in rows] == [
-        ("points", "0.2", "0.4"),
-        ("masks", "0.3", "0.1"),
-        ("nothing", "0.5", "0.1"),
+        ("points", "0.2", "0.1"),
+        ("masks", "0.3", "0.2"),
+        ("nothing", "0.5", "0.4"),
     ]
     assert len({row["MAE"] for row in rows}) == 3
     assert all(row["set"] == "SAMPLE-TE" for row in rows)

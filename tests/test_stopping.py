@@ -21,6 +21,7 @@ import train
 from active_learning import validation
 from active_learning.learner import NotFinite
 from active_learning.query import Pool
+from active_learning.validation import Estimate
 from models.mean_maps import mean_maps
 from tests.test_train import assert_same_training, config_of, flag, run_of, weights
 from utils import stopping
@@ -317,7 +318,7 @@ def test_a_lack_of_memory_says_what_to_change(
     config = config_of([*tiny, "--size", "64"])
     checkpoint = RunFolder(config.run_folder).checkpoint("dense", 0, "best")
     trainer = train.Trainer(config, "dense", 0)
-    trainer.save(0.5)
+    trainer.save(Estimate(0.5, 0.1))
     told = f"{where}, training .*: give --accumulate 2 in a new trial, or --size 32 in a new trial"
     with pytest.raises(UserError, match=told):
         train.main([*tiny, "--arm", "dense", "--size", "64"])

@@ -15,6 +15,7 @@ import torch
 
 import active_learning.__main__ as asking
 import train
+from active_learning.validation import Estimate
 from datasets.images import read_mask
 from datasets.points import Point, read_points, write_points
 from datasets.round_labels import class_weights
@@ -35,6 +36,7 @@ from tests.small_trials import (
 from utils import distributed
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
+from utils.files import read_json
 from utils.run_folder import RunFolder
 from utils.tables import read_rows
 
@@ -137,14 +139,29 @@ def test_the_round_that_both_arms_share_is_that_of_the_points(tiny: list[str]) -
     assert load_checkpoint(run_of(tiny).checkpoint("points", 0, "best"))["arm"] == "points"
 
 
-def test_snapshots_and_best_are_kept(tiny: list[str]) -> None:
-    train.main(flag(tiny, "arm", "dense"))
-    run = run_of(tiny)
+def test_snapshots_and_the_latest_good_epoch_are_kept(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a training that is killed between the lowest error and the epoch that is kept."""
+    errors = {1: (0.5, 0.1), 2: (0.3, 0.04), 3: (0.35, 0.2), 4: (0.33, 0.2), 5: (0.345, 0.2)}
+
+    def scripted(self: train.Trainer, error: Estimate) -> None:
+        if self.epoch == killed:
+            raise KeyboardInterrupt
+        save(self, Estimate(*errors[self.epoch]))
+
+    killed, save = 4, train.Trainer.save
+    monkeypatch.setattr(train.Trainer, "save", scripted)
+    flags = flag(flag(tiny, "arm", "dense"), "epochs", 5)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(flags)
+    run, killed = run_of(flags), None
+    train.main(flags)
     names = [path.name for path in sorted(run.snapshots("dense", 0).iterdir())]
-    assert names == ["epoch_0001.pth", "epoch_0002.pth"]
-    errors = [float(row["val_MAE"]) for row in read_rows(run.root / "dense/log.csv", ("val_MAE",))]
+    assert names == ["epoch_0003.pth", "epoch_0005.pth"]
     best = load_checkpoint(run.checkpoint("dense", 0, "best"))
-    assert best["val_MAE"] == pytest.approx(min(errors), abs=1e-6)
+    assert (best["epoch"], best["val_MAE"]) == (4, 0.33)
+    assert read_json(run.trained("dense", 0))["best_val_MAE"] == 0.33
     assert best["config"]["backbone"] == "mobilenet_v2"
 
 
@@ -178,7 +195,7 @@ def test_what_is_kept_is_the_mean_of_the_last_weights(tiny: list[str]) -> None:
             torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-6)
     weight = next(name for name in expected if name.endswith("weight"))
     assert not torch.equal(trainer.model.state_dict()[weight], trainer.kept.state_dict()[weight])
-    trainer.save(0.5)
+    trainer.save(Estimate(0.5, 0.1))
     saved = load_checkpoint(trainer.run.checkpoint("dense", 0, "best"))["model"]
     assert torch.equal(saved[weight], trainer.kept.state_dict()[weight])
     plain = train.Trainer(config_of(flag(flag(tiny, "average", 0), "trial", "plain")), "dense", 0)
@@ -256,7 +273,7 @@ def test_maps_that_are_never_finite_are_told_and_the_training_is_not_called_done
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(train.Validation, "error", lambda *_: float("nan"))
+        patch.setattr(train.Validation, "error", lambda *_: Estimate(np.nan, np.nan))
         for _ in range(2):
             with pytest.raises(UserError, match=r"dense: after no epoch .* --precision fp32"):
                 train.main(flag(tiny, "arm", "dense"))
@@ -337,7 +354,7 @@ def test_validation_error_is_the_mean_absolute_error(tiny: list[str]) -> None:
 
     share = float(torch.stack([labels[1] for labels in trainer.validation.labels]).float().mean())
     error = trainer.validation.error(Constant(), trainer.machine)
-    assert error == pytest.approx(share * 0.7 + (1 - share) * 0.3, abs=1e-6)
+    assert error.mean == pytest.approx(share * 0.7 + (1 - share) * 0.3, abs=1e-6)
 
 
 def test_asked_points_count_as_random_ones_would(tiny: list[str]) -> None:
