@@ -1,6 +1,6 @@
 """Make saliency maps: of the test sets of a trial, or of any folder of pictures.
 
-``python test.py --trial T`` tests the best checkpoint of every finished training of the trial (or
+``python test.py --trial T`` tests the kept checkpoint of every finished training of the trial (or
 ``--checkpoint FILE ...``) on its test sets and its validation images; maps lie in
 ``runs/<trial>/preds/<checkpoint>/<SET>/``. ``python test.py --input FOLDER --checkpoint FILE
 --output FOLDER`` segments any pictures. Maps are 8-bit PNG at the picture's own size.
@@ -173,7 +173,7 @@ def _read_ahead(
 
 
 def finished_checkpoints(config: Config) -> list[Path]:
-    """Return the best checkpoint of every finished training of the trial."""
+    """Return the kept checkpoint, ``best``, of every finished training of the trial."""
     run = RunFolder(config.run_folder)
     trainings = [("dense", 0)] + [("points", r) for r in range(config.round_count)]
     trainings += [("random", r) for r in range(1, config.round_count)]

@@ -36,7 +36,9 @@ class Latest:
     Not by more than a standard error of that one: held-out images are few, and those of points know
     some hundred pixels, so that the very lowest error falls on one epoch or another by chance,
     while the weights of the last epochs are the better ones: the learning rate has fallen. (The
-    rule of Breiman et al., Classification and Regression Trees, 1984, section 3.4.3.)
+    rule of Breiman et al., Classification and Regression Trees, 1984, section 3.4.3.) Images differ
+    by much more than epochs do, so in most trainings the last epoch is kept; one that has gone
+    astray by then is not.
 
     Attributes:
         lowest: the estimate of lowest mean so far.

@@ -7,7 +7,7 @@ Points are compared with masks, so the network trained on masks must not be a we
 ours, and FPN and Unet of segmentation_models.pytorch (0.5 or newer, installed for this alone), on
 masks. All else is the same: images, augmentation, batches and their order, losses, optimiser,
 learning rates and their schedule, validation and choice of the checkpoint, and the backbone, loaded
-from the same file; so is the bias that the maps begin with. The best checkpoints are scored by
+from the same file; so is the bias that the maps begin with. The kept checkpoints are scored by
 evaluate.py. Every flag of config.py serves, and rules all networks; ``--losses_theirs`` alone sets
 the losses of the other two apart.
 

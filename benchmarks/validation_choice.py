@@ -5,8 +5,9 @@
 
 Of the held-out images a strict training knows ten points each, too, and chooses its checkpoint by
 them: a noisy judge. This trains on ten random points an image, in one round, and keeps three
-checkpoints: the best by the points, the best by the held-out images' masks (which no strict
-training may look at; nothing else is learnt from them) and the last epoch's. evaluate.py scores
+checkpoints: the one that is kept by the points (`active_learning.validation.Latest`), the one that
+would be by the held-out images' masks (which no strict training may look at; nothing else is learnt
+from them) and the last epoch's. evaluate.py scores
 all. Every flag of config.py serves.
 
 Each training is a trial of its own, ``<runs>/<trial>/seed<n>``. Interrupted, the same command goes
@@ -54,7 +55,7 @@ Row = dict[str, Any]
 
 
 class ChoiceTrainer(Trainer):
-    """The trainer of the points arm, which also keeps the best checkpoint by masks.
+    """The trainer of the points arm, which also keeps the checkpoint that masks choose.
 
     Attributes:
         errors: of each whole epoch, the error at the held-out points, that at every pixel, and the

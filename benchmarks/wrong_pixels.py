@@ -5,7 +5,8 @@
 
 Maps, as test.py leaves them, are compared with the masks at one half, both at ``--size`` pixels a
 side. A line for each set, or with ``--sources`` for each source of its images (what their names
-have before the first underscore), and for each folder of maps; in percent of all pixels.
+have before the first underscore), and for each folder of maps; in percent of all pixels. What is
+near lies within three pixels of the mask's outline.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from utils.tables import text_table
 NEAR = 3
 """Pixels from the mask's outline up to which a wrong pixel may be a matter of where it runs."""
 
-COLUMNS = ("images", "maps", "missed", f"within {NEAR} px", "called", f"within {NEAR} px", "object")
+COLUMNS = ("images", "maps", "missed", "near", "called", "near", "object")
 
 
 def wrong(found: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
