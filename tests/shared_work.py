@@ -37,7 +37,7 @@ GROUPED = (
 CASES = {
     "dense": ("dense", "--losses_dense bce=1+balanced_bce=1+iou=1+ssim=1+mse=1 --batch_size 5"),
     "points": ("points", "--losses_points bce=1+iou=1+coherence=1+consistency=1+reg=1"),
-    "taught": ("points", "--losses_others iou=1"),
+    "taught": ("points", "--losses_others iou=1 --accumulate 2 --batch_size 9"),
     "parts": ("dense", "--accumulate 2 --batch_size 9"),
     "grouped": ("dense", GROUPED),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -129,6 +130,26 @@ def test_points_have_losses_of_their_own_but_in_a_last_training(
     expected |= {(1, 1): points | taught, (2, 0): taught, (2, 1): taught}
     assert found == {key: {frozenset(names | others)} for key, names in expected.items()}
     assert everywhere == {key: {names == taught} for key, names in expected.items()}
+
+
+def test_halves_of_a_batch_add_up_in_a_last_training(tiny: list[str]) -> None:
+    """What the teacher labels is counted over the whole batch."""
+    flags = [*tiny, "--retrain", "1", "--losses_others", "iou=1"]
+    for index in range(2):
+        asking.main(flag(flags, "round", index))
+        train.main(flag(flags, "round", index))
+    asking.main(flag(flags, "round", 2))
+    found = []
+    for parts in (1, 2):
+        config = dataclasses.replace(config_of(flags), accumulate=parts)
+        trainer = train.Trainer(config, "points", 2)
+        trainer.teacher.look(0, trainer.machine)
+        trainer.model.eval()  # batch norm would see other images
+        trainer.model.training = True
+        total, values = trainer.step(next(iter(trainer.loader)))
+        found.append({"total": float(total)} | {name: float(v) for name, v in values.items()})
+    assert found[0].keys() == {"total", "pseudo/bce", "pseudo/iou", "pseudo/ssim", "others/iou"}
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 def test_each_image_is_trusted_for_itself() -> None:

@@ -34,7 +34,7 @@ from tests.small_trials import (
     weights,
 )
 from utils import distributed
-from utils.checkpoints import load_checkpoint
+from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import read_json
 from utils.run_folder import RunFolder
@@ -139,10 +139,14 @@ def test_the_round_that_both_arms_share_is_that_of_the_points(tiny: list[str]) -
     assert load_checkpoint(run_of(tiny).checkpoint("points", 0, "best"))["arm"] == "points"
 
 
+@pytest.mark.parametrize(("older", "kept"), [(False, (4, 0.33)), (True, (2, 0.3))])
 def test_snapshots_and_the_latest_good_epoch_are_kept(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, older: bool, kept: tuple[int, float]
 ) -> None:
-    """Also of a training that is killed between the lowest error and the epoch that is kept."""
+    """Also of a training that is killed between the lowest error and the epoch that is kept.
+
+    Of a checkpoint of before, which tells no standard error, the lowest goes on to be kept.
+    """
     errors = {1: (0.5, 0.1), 2: (0.3, 0.04), 3: (0.35, 0.2), 4: (0.33, 0.2), 5: (0.345, 0.2)}
 
     def scripted(self: train.Trainer, error: Estimate) -> None:
@@ -156,12 +160,17 @@ def test_snapshots_and_the_latest_good_epoch_are_kept(
     with pytest.raises(KeyboardInterrupt):
         train.main(flags)
     run, killed = run_of(flags), None
+    if older:
+        last = run.checkpoint("dense", 0, "last")
+        state = load_checkpoint(last)
+        del state["training"]["lowest"]
+        save_checkpoint(last, state)
     train.main(flags)
     names = [path.name for path in sorted(run.snapshots("dense", 0).iterdir())]
     assert names == ["epoch_0003.pth", "epoch_0005.pth"]
     best = load_checkpoint(run.checkpoint("dense", 0, "best"))
-    assert (best["epoch"], best["val_MAE"]) == (4, 0.33)
-    assert read_json(run.trained("dense", 0))["best_val_MAE"] == 0.33
+    assert (best["epoch"], best["val_MAE"]) == kept
+    assert read_json(run.trained("dense", 0))["best_val_MAE"] == kept[1]
     assert best["config"]["backbone"] == "mobilenet_v2"
 
 
