@@ -236,8 +236,7 @@ class Trainer(Learner):
             )
         self.load_learning_state(state)
         self.epoch, self.best = int(state["epoch"]), float(state["best"])
-        mean, deviation = state.get("lowest", (self.best, 0.0))
-        self.latest = Latest(Estimate(float(mean), float(deviation)))
+        self.latest = Latest(Estimate(*map(float, state.get("lowest", [self.best]))))
         self.rows = [dict(row) for row in state["rows"]]
         restore_random_state(state["random"])
         if "sums" in state:
@@ -393,7 +392,7 @@ class Trainer(Learner):
     def save(self, error: Estimate) -> None:
         """Save the whole state as ``last``; ``best`` and the snapshot where they are due.
 
-        The best epoch is the one that `Latest` keeps.
+        ``best`` is of the epoch that `Latest` keeps, and so is its error, `self.best`.
         """
         weights = self._weights(error.mean)
         if self.epoch in self.snapshot_epochs:

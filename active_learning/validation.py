@@ -23,11 +23,12 @@ class Estimate(NamedTuple):
 
     Attributes:
         mean: the mean absolute error over all labelled pixels, in [0, 1].
-        deviation: its standard error, as far as images differ; 0 for a single one.
+        deviation: its standard error, as far as images differ; 0 for a single one, and where an
+            older version's checkpoint tells none.
     """
 
     mean: float
-    deviation: float
+    deviation: float = 0.0
 
 
 class Latest:
@@ -45,7 +46,7 @@ class Latest:
     """
 
     def __init__(self, lowest: Estimate | None = None) -> None:
-        self.lowest = lowest or Estimate(math.inf, 0.0)
+        self.lowest = lowest or Estimate(math.inf)
 
     def takes(self, error: Estimate) -> bool:
         """Return whether the epoch of this error, the next one, is to be kept; NaN never is."""

@@ -7,8 +7,7 @@ Of the held-out images a strict training knows ten points each, too, and chooses
 them: a noisy judge. This trains on ten random points an image, in one round, and keeps three
 checkpoints: the one that is kept by the points (`active_learning.validation.Latest`), the one that
 would be by the held-out images' masks (which no strict training may look at; nothing else is learnt
-from them) and the last epoch's. evaluate.py scores
-all. Every flag of config.py serves.
+from them) and the last epoch's. evaluate.py scores all. Every flag of config.py serves.
 
 Each training is a trial of its own, ``<runs>/<trial>/seed<n>``. Interrupted, the same command goes
 on. The table of results is written anew after every training: a line a seed, choice and test set.
