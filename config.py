@@ -83,6 +83,11 @@ class Config:
     average: float = knob(
         0.1, "share of the training over which the weights that are kept are averaged; 0: none"
     )
+    keep_within: float = knob(
+        1.0,
+        "the latest epoch is kept whose held-out error is within so many standard errors of the "
+        "lowest; 0: that of the lowest",
+    )
     on_nan: str = knob(
         "stop", "a loss or gradient that is no number: stop, or skip the step (few of them)"
     )
@@ -102,7 +107,7 @@ class Config:
     )
     losses_points: Weights = knob(
         {"bce": 0.3, "iou": 0.3, "coherence": 0.1},
-        "losses and weights for points; not in trainings after the last answers",
+        "losses and weights for points (--pseudo_alone: where they have none)",
     )
     losses_pseudo: Weights = knob(
         {"bce": 1.0, "iou": 1.0, "ssim": 0.5},
@@ -119,6 +124,9 @@ class Config:
         0.5,
         "least overlap (soft IoU) of a map and its cut (or itself at one half); with less an image "
         "is taught by the grey map; 0: no image is",
+    )
+    pseudo_alone: bool = knob(
+        True, "trainings after the last answers have no losses on points beside those on these"
     )
     match_classes: bool = knob(
         True, "weight the two classes of asked points to their shares among those of round 0"
@@ -374,6 +382,8 @@ ABSENT: dict[str, Any] = {
     "pseudo_agree": False,
     "pseudo_colours": False,
     "pseudo_trust": 0.0,
+    "pseudo_alone": False,
+    "keep_within": 0.0,
     "ask_scale": 1.0,
     "ask_agree": False,
     "candidates": "superpixels",

@@ -145,7 +145,7 @@ class Trainer(Learner):
         self.validation = make_validation(config, self.run, arm, held_out)
         self.snapshot_epochs = snapshot_epochs(config.epochs, config.snapshots, config.first_cycle)
         self.epoch, self.rows, self.sums = 0, [], EpochSums()
-        self.best, self.latest = math.inf, Latest()
+        self.best, self.latest = math.inf, Latest(config.keep_within)
         self._build()
 
     def _labels(self, samples: Sequence[Sample], size: int) -> Labels:
@@ -236,7 +236,7 @@ class Trainer(Learner):
             )
         self.load_learning_state(state)
         self.epoch, self.best = int(state["epoch"]), float(state["best"])
-        self.latest = Latest(Estimate(*map(float, state.get("lowest", [self.best]))))
+        self.latest.lowest = Estimate(*map(float, state.get("lowest", [self.best])))
         self.rows = [dict(row) for row in state["rows"]]
         restore_random_state(state["random"])
         if "sums" in state:

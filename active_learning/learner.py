@@ -212,7 +212,7 @@ class Learner:
         images, groups = self.machine.images(batch.images), batch.groups
         place = {} if batch.place is None else {"place": batch.place}
         is_taught = self.teacher is not None and bool(self.teacher.seen)
-        by_teacher_alone = is_taught and self.teacher.finished
+        by_teacher_alone = is_taught and self.config.pseudo_alone and self.teacher.knows_all
         objective = self.taught if by_teacher_alone else self.objective
         with self.machine.autocast():
             found = network(images, groups, **place)

@@ -141,8 +141,8 @@ class Teacher:
         self.seen: list[Path] = []
 
     @property
-    def finished(self) -> bool:
-        """Whether the training before teaches throughout, which knows all the answers."""
+    def knows_all(self) -> bool:
+        """Whether the training before knows all the answers, and alone teaches throughout."""
         return self.own is None
 
     def look(self, epoch: int, machine: Machine) -> None:

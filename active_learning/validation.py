@@ -41,18 +41,23 @@ class Latest:
     by much more than epochs do, so in most trainings the last epoch is kept; one that has gone
     astray by then is not.
 
+    Args:
+        within: standard errors of the lowest that an epoch may lie above it; with 0 the epoch of
+            the lowest is kept.
+        lowest: the estimate of lowest mean so far; None: there was no epoch.
+
     Attributes:
         lowest: the estimate of lowest mean so far.
     """
 
-    def __init__(self, lowest: Estimate | None = None) -> None:
-        self.lowest = lowest or Estimate(math.inf)
+    def __init__(self, within: float, lowest: Estimate | None = None) -> None:
+        self.within, self.lowest = within, lowest or Estimate(math.inf)
 
     def takes(self, error: Estimate) -> bool:
         """Return whether the epoch of this error, the next one, is to be kept; NaN never is."""
         if error.mean < self.lowest.mean:
             self.lowest = error
-        return error.mean <= self.lowest.mean + self.lowest.deviation
+        return error.mean <= self.lowest.mean + self.within * self.lowest.deviation
 
 
 class Validation:

@@ -132,6 +132,7 @@ ARMS: dict[str, Arm] = {
         "as heavy as those on pseudo labels",
         {"losses_points": {"bce": 1.0, "iou": 1.0, "coherence": 0.3}},
     ),
+    "points_throughout": Arm("points' losses in the last training, too", {"pseudo_alone": False}),
     "no_match": Arm("classes weighted as they were asked", {"match_classes": False}),
     # Pseudo labels without one of their parts, and none at all
     "no_enlarging": Arm("pseudo labels of images that are not enlarged", {"pseudo_scale": 1.0}),
@@ -142,6 +143,8 @@ ARMS: dict[str, Arm] = {
     "no_trust": Arm("no grey pseudo labels", {"pseudo_trust": 0.0}),
     "no_retrain": Arm("no last training on the same answers", {"retrain": 0}),
     "no_self_training": Arm("no losses on pseudo labels", {"losses_pseudo": {}}),
+    # The epoch that is tested
+    "lowest_epoch": Arm("the epoch of lowest held-out error", {"keep_within": 0.0}),
 }
 
 ERRORS = (5, 10, 20)
@@ -194,7 +197,7 @@ ASKS_LATER = frozenset(
     {"acquisition", "attack", "attack_eps", "attack_step", "attack_steps", "attack_patches"}
     | {"ask_scale", "ask_agree", "vote_kernel", "vote_sigma"}
     | {"candidates", "candidates_percent", "candidates_max", "diversity", "spend"}
-    | {"train_every", "retrain"}
+    | {"train_every", "retrain", "pseudo_alone"}
 )
 """Fields that count from the second round on alone; see `shares_first_round`."""
 

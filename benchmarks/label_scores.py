@@ -55,6 +55,7 @@ class Entry:
         training: seconds taken by training, the first round included.
         kept: the file of each image's scores, and the name of the last round's checkpoint there.
         asked: number of rounds that ask, trained or not.
+        keep_within: standard errors of the lowest within which an epoch is kept, see `config.py`.
         made: what it was trained with, see `label_stages.made_with`, and its threads.
     """
 
@@ -70,6 +71,7 @@ class Entry:
     training: float
     kept: tuple[Path, str]
     asked: int
+    keep_within: float
     made: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -178,6 +180,7 @@ def read_entry(planned: Planned, sets: Sequence[str]) -> Entry | None:
         training=sum(training),
         kept=(of_round[-1].root / IMAGES, names[-1]),
         asked=asked,
+        keep_within=config.keep_within,
         made=tuple({**made, "threads": one.threads} for one in journals for made in one.made),
     )
 

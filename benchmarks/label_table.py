@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from benchmarks.label_arms import BASE_TRIAL
@@ -23,7 +23,7 @@ def markdown(entries: Sequence[Entry], blocks: Sequence[Block], seeds: Sequence[
     compared, arms = Compared(entries, blocks), by_arm(entries)
     dense, reference = arms.get("dense", {}), arms.get(REFERENCE, {})
     most = {entry.seed for entry in entries}
-    text = ["# Label efficiency", "", _notes(seeds), ""]
+    text = ["# Label efficiency", "", _notes(seeds, {entry.keep_within for entry in entries}), ""]
     if lacking := [arm for arm, mine in arms.items() if len(mine) < len(most)]:
         text += [_lacking_note(lacking), ""]
     for block in blocks:
@@ -99,16 +99,22 @@ def _mean(values: Sequence[float | None], digits: int) -> str:
     return "-" if found is None else f"{found.mean:.{digits}f}"
 
 
-def _notes(seeds: Sequence[int]) -> str:
-    """Return how to read the tables."""
+def _notes(seeds: Sequence[int], within: Collection[float]) -> str:
+    """Return how to read the tables.
+
+    Args:
+        seeds: those of the tables.
+        within: `Entry.keep_within` of all that is in them.
+    """
     listed = ", ".join(map(str, seeds))
+    errors = " or, as the arm has it, ".join(f"{count:g}" for count in sorted(within))
     return (
         f"Seeds {listed}; mean ± sample standard deviation over them. A ratio is to the dense twin "
         "of the same seed, taken before averaging. Weights: after the last round, the latest epoch "
-        "whose validation error, at points for points, at masks for masks, is within a standard "
-        "error of the lowest. Region error: wrong labels if each answer were spread over its "
-        "superpixel. Area: under the curve of the score over points an image, each "
-        "number of points as its last training left it, divided by its "
+        "whose validation error, at points for points, at masks for masks, is above the lowest by "
+        f"no more standard errors of it than {errors}. Region error: wrong labels if each answer "
+        "were spread over its superpixel. Area: under the curve of the score over points an image, "
+        "each number of points as its last training left it, divided by its "
         f"width; of arms that begin and end with as many points as {REFERENCE}. Selection: wall "
         "time of asking after the first round, the start of its process included. p: paired "
         f"bootstrap over the images against {REFERENCE} ({DRAWS} draws), each image's scores "

@@ -80,7 +80,7 @@ class ChoiceTrainer(Trainer):
 
     def _keep(self) -> None:
         """Keep the last epoch's checkpoint if by masks it is the one to be kept."""
-        latest = Latest()
+        latest = Latest(self.config.keep_within)
         if [latest.takes(Estimate(*by_masks)) for _, *by_masks in self.errors][-1:] == [True]:
             last = self.run.checkpoint("points", 0, "last")
             shutil.copyfile(last, last.with_name(f"{CHOICES['masks']}.pth"))

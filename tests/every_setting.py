@@ -41,6 +41,7 @@ OTHER = {
     "losses_pseudo": (("bce=2+iou", {"bce": 2.0, "iou": 1.0}), ("bce=3", {"bce": 3.0})),
     "pseudo_scale": ("1", "2"),
     "pseudo_trust": ("0.25", "0.75"),
+    "keep_within": ("0", "0.5"),
     "losses_others": (("bce=2+iou", {"bce": 2.0, "iou": 1.0}), ("bce=3", {"bce": 3.0})),
     "adversarial": ("0.2", "0.3"),
     "epochs": ("201", "202"),

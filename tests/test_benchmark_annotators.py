@@ -27,7 +27,7 @@ def entry(arm: str, seed: int, value: float) -> Entry:
     scores = {"A": dict.fromkeys(("maxF", "meanF", "wF", "S", "meanE", "MAE"), value)}
     points = () if arm == "dense" else ((2.0, scores),)
     rounds = (*points, (4.0 if points else None, scores))
-    return Entry(arm, seed, arm, rounds, 0.1, None, "pixel", {"A": 6}, 1.0, 2.0, Path("x"), 4)
+    return Entry(arm, seed, arm, rounds, 0.1, None, "pixel", {"A": 6}, 1.0, 2.0, Path("x"), 4, 1)
 
 
 def outcome(root: Path, arms: list[str], seeds: int = 2) -> Outcome:

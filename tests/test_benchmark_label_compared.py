@@ -42,7 +42,7 @@ def keep(folder: Path, **values: Sequence[float]) -> None:
 def entry(arm: str, seed: int, folder: Path) -> Entry:
     rounds = ((10.0, {}),)
     kept = (folder / IMAGES, "dense-best")
-    return Entry(arm, seed, arm, rounds, 0.1, 2.0, "pixel", {}, 1.0, 2.0, kept, 1)
+    return Entry(arm, seed, arm, rounds, 0.1, 2.0, "pixel", {}, 1.0, 2.0, kept, 1, 1.0)
 
 
 def holm_by_hand(p: dict[str, float]) -> dict[str, float]:

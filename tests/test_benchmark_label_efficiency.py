@@ -76,6 +76,7 @@ ASKED_OTHERWISE = {
     "ask_agree": False,
     "train_every": 2,
     "retrain": 1,
+    "pseudo_alone": False,
     **({"spend": "pool"} if "spend" in FIELDS else {}),
 }
 

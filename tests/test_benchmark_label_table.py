@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ def entry(arm: str, seed: int, rounds: Sequence[tuple[float | None, dict[str, An
     scores = tuple((points, dict(of)) for points, of in rounds)
     images = dict.fromkeys(scores[0][1], 2)
     where = (Path("no") / arm / str(seed), "best")
-    return Entry(arm, seed, arm, scores, 0.1, 2.0, "pixel", images, 1.0, 2.0, where, len(scores))
+    return Entry(arm, seed, arm, scores, 0.1, 2.0, "pixel", images, 1.0, 2.0, where, len(scores), 1)
 
 
 def test_the_mean_height_of_a_curve() -> None:
@@ -102,6 +103,16 @@ def test_the_leak_is_named_in_the_table() -> None:
     )
     lines = markdown([leaking], blocks_of(["A"], []), [0]).splitlines()
     assert [line for line in lines if line.startswith("| region_mask (LEAKS the mask) ")]
+
+
+def test_the_notes_say_which_epochs_are_kept() -> None:
+    older, newer = (
+        dataclasses.replace(entry(arm, 0, [(10.0, {"A": {"S": 0.5}})]), keep_within=within)
+        for arm, within in (("lowest_epoch", 0.0), ("margin", 1.0))
+    )
+    for entries, told in (([older], "0"), ([newer], "1"), ([newer, older], "0 or, as .* it, 1")):
+        text = markdown(entries, blocks_of(["A"], []), [0])
+        assert re.search(f"no more standard errors of it than {told}\\. Region", text)
 
 
 def test_lines_of_the_figure() -> None:

@@ -94,10 +94,11 @@ def test_the_teacher_sees_the_pictures_own_detail(tiny: list[str]) -> None:
     assert trainer.teacher.images is trainer.images
 
 
+@pytest.mark.parametrize("alone", [True, False])
 def test_points_have_losses_of_their_own_but_in_a_last_training(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, alone: bool
 ) -> None:
-    """There the teacher alone labels, every pixel once, in all losses."""
+    """There the teacher alone labels, every pixel once, in all losses, as the settings say."""
     found: dict[tuple[int, int], set[frozenset]] = {}
     everywhere: dict[tuple[int, int], set[bool]] = {}
 
@@ -121,13 +122,15 @@ def test_points_have_losses_of_their_own_but_in_a_last_training(
     monkeypatch.setattr(train.Trainer, "step", watched_step)
     monkeypatch.setattr(Objective, "__call__", watched_losses)
     flags = [*tiny, "--losses_points", "bce=2", "--losses_pseudo", "bce=3+iou=0.5"]
-    flags = flag([*flags, "--losses_others", "mse=1"], "retrain", 1)
+    flags += ["--losses_others", "mse=1", f"--{'' if alone else 'no-'}pseudo_alone"]
+    flags = flag(flags, "retrain", 1)
     for index in range(3):
         asking.main(flag(flags, "round", index))
         train.main(flag(flags, "round", index))
     points, taught, others = {"bce"}, {"pseudo/bce", "pseudo/iou"}, {"others/mse"}
     expected = {(0, 0): points, (0, 1): points | taught, (1, 0): points | taught}
-    expected |= {(1, 1): points | taught, (2, 0): taught, (2, 1): taught}
+    last = taught if alone else points | taught
+    expected |= {(1, 1): points | taught, (2, 0): last, (2, 1): last}
     assert found == {key: {frozenset(names | others)} for key, names in expected.items()}
     assert everywhere == {key: {names == taught} for key, names in expected.items()}
 

@@ -139,9 +139,16 @@ def test_the_round_that_both_arms_share_is_that_of_the_points(tiny: list[str]) -
     assert load_checkpoint(run_of(tiny).checkpoint("points", 0, "best"))["arm"] == "points"
 
 
-@pytest.mark.parametrize(("older", "kept"), [(False, (4, 0.33)), (True, (2, 0.3))])
+@pytest.mark.parametrize(
+    ("within", "older", "kept"),
+    [(1, False, (4, 0.33)), (1.2, False, (5, 0.345)), (0, False, (2, 0.3)), (1, True, (2, 0.3))],
+)
 def test_snapshots_and_the_latest_good_epoch_are_kept(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch, older: bool, kept: tuple[int, float]
+    tiny: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    within: float,
+    older: bool,
+    kept: tuple[int, float],
 ) -> None:
     """Also of a training that is killed between the lowest error and the epoch that is kept.
 
@@ -156,7 +163,7 @@ def test_snapshots_and_the_latest_good_epoch_are_kept(
 
     killed, save = 4, train.Trainer.save
     monkeypatch.setattr(train.Trainer, "save", scripted)
-    flags = flag(flag(tiny, "arm", "dense"), "epochs", 5)
+    flags = [*flag(flag(tiny, "arm", "dense"), "epochs", 5), "--keep_within", str(within)]
     with pytest.raises(KeyboardInterrupt):
         train.main(flags)
     run, killed = run_of(flags), None

@@ -71,7 +71,7 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
         value, listed = getattr(config, name), ", ".join(filter(None, known))
         demand(value in known, name, f"one of {listed}{closest(value, known)}")
     _check_parts(config, defaults)
-    for name in ("lr", "backbone_lr", "weight_decay", "clip"):
+    for name in ("lr", "backbone_lr", "weight_decay", "clip", "keep_within"):
         demand(0 <= getattr(config, name) < math.inf, name, "0 or more")
     for name in ("attack_eps", "attack_step"):
         demand(0 <= getattr(config, name) <= 255, name, "between 0 and 255")

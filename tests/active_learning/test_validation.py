@@ -62,22 +62,26 @@ def test_a_single_image_tells_no_deviation(points: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("errors", "kept"),
+    ("within", "errors", "kept"),
     [
-        ([(0.5, 0.1), (0.4, 0.05), (0.44, 0.0), (0.46, 0.9), (0.45, 0.0)], "11101"),
-        ([(0.4, 0.0), (0.41, 0.5), (0.4, 0.5), (0.39, 0.0)], "1011"),
-        ([(NAN, NAN), (0.4, 0.1), (NAN, 0.1), (0.45, 0.1)], "0101"),
+        (1, [(0.5, 0.1), (0.4, 0.05), (0.44, 0.0), (0.46, 0.9), (0.45, 0.0)], "11101"),
+        (1.5, [(0.5, 0.1), (0.4, 0.05), (0.44, 0.0), (0.48, 0.9), (0.47, 0.0)], "11101"),
+        (0, [(0.5, 0.1), (0.4, 0.05), (0.44, 0.0), (0.38, 0.9), (0.45, 0.0)], "11010"),
+        (1, [(0.4, 0.0), (0.41, 0.5), (0.4, 0.5), (0.39, 0.0)], "1011"),
+        (1, [(NAN, NAN), (0.4, 0.1), (NAN, 0.1), (0.45, 0.1)], "0101"),
     ],
 )
-def test_the_latest_within_the_lowest_ones_standard_error(errors: list, kept: str) -> None:
-    latest = Latest()
+def test_the_latest_within_the_lowest_ones_standard_error(
+    within: float, errors: list, kept: str
+) -> None:
+    latest = Latest(within)
     assert "".join(str(int(latest.takes(Estimate(*error)))) for error in errors) == kept
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1))
-def test_what_is_kept_is_never_clearly_worse_than_the_lowest(errors: list) -> None:
-    latest = Latest()
+@given(st.floats(0, 3), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1))
+def test_what_is_kept_is_never_clearly_worse_than_the_lowest(within: float, errors: list) -> None:
+    latest = Latest(within)
     kept = [Estimate(*error) for error in errors if latest.takes(Estimate(*error))]
     assert latest.lowest.mean == min(mean for mean, _ in errors)
     # What came before the lowest is followed by it, so that the last one kept is within reach.
-    assert kept[-1].mean <= latest.lowest.mean + latest.lowest.deviation
+    assert kept[-1].mean <= latest.lowest.mean + within * latest.lowest.deviation

@@ -341,6 +341,8 @@ def test_settings_from_before_a_field_mean_what_they_meant():
         "ask_agree": False,
         "candidates": "superpixels",
         "pseudo_trust": 0.0,
+        "pseudo_alone": False,
+        "keep_within": 0.0,
     }
     for name in then:
         del old[name]
