@@ -254,6 +254,12 @@ class Planned:
         return dataclasses.replace(self, flags=flags)
 
 
+def needs_base(planned: Planned, base: Planned) -> bool:
+    """Tell whether an arm is the base trial's, or may start from its first round."""
+    is_base = planned.trial == BASE_TRIAL
+    return is_base or shares_first_round(fresh(base.flags), fresh(planned.flags))
+
+
 def flags_of(flags: Mapping[str, Any], arm: Arm, trial: str, seed: int, runs: Path) -> dict:
     """Return the fields of an arm's trial: `BASE`, the command line, the arm, the trial."""
     own = {"trial": trial, "seed": seed, "runs": str(runs / f"seed_{seed}")}

@@ -10,7 +10,8 @@ dense twin and the first round, where an arm's settings leave it as it is, are t
 and test sets may be added later. An arm that fails is told, and the others go on.
 
 ``--pack FOLDER`` writes what the results are read from, some tens of kB a trial. With
-``--kept FOLDER`` they are read from there, on any machine, and only what is lacking is run.
+``--kept FOLDER`` they are read from there, on any machine, and only what is lacking is run, with
+``base`` where an arm begins with it.
 
 Every test set is scored by the ``best`` weights of every round, chosen on the trial's own
 validation images: at random points for points, at masks for masks. ``<out>`` gets ``table.md``,
@@ -37,6 +38,7 @@ from benchmarks.label_arms import (
     choose_arms,
     flags_of,
     fresh,
+    needs_base,
     parse_seeds,
     plan,
 )
@@ -44,7 +46,7 @@ from benchmarks.label_figure import draw
 from benchmarks.label_kept import PATHS, pack, without_folders
 from benchmarks.label_runs import prepare_data, run_all
 from benchmarks.label_scores import Entry, blocks_of, read_entry
-from benchmarks.label_stages import Stages, made_with
+from benchmarks.label_stages import Journal, Stages, made_with
 from benchmarks.label_table import csv_rows, markdown
 from config import FIELDS, Config
 from datasets.index import split_set_names
@@ -118,11 +120,22 @@ def sets_of(base: Config, hard: str) -> tuple[list[str], list[str]]:
 def run(
     planned: Sequence[Planned], bases: dict[int, Planned], stages: Stages, keep: bool
 ) -> list[str]:
-    """Run all trials, telling of each as it ends; return what failed, a line each."""
-    trials = {(one.seed, BASE_TRIAL): bases[one.seed] for one in planned}
+    """Run all trials, telling of each as it ends; return what failed, a line each.
+
+    Args:
+        planned: what is to be run.
+        bases: the base trial of each seed, run where any of these needs it.
+        stages: runs the stages.
+        keep: leave maps and weights where they are.
+    """
+    trials = {
+        (one.seed, BASE_TRIAL): bases[one.seed]
+        for one in planned
+        if needs_base(one, bases[one.seed])
+    }
     for one in planned:
         trials.setdefault((one.seed, one.trial), one)
-    work = [(one, bases[one.seed]) for one in trials.values()]
+    work = [(one, bases[one.seed]) for one in trials.values()]  # base trials come first
     failed = []
     for number, (one, fault) in enumerate(run_all(work, stages, keep), start=1):
         what = f"seed {one.seed}, {one.trial}"
@@ -156,10 +169,9 @@ def read_all(
 
 def trials_of(entries: Sequence[Entry]) -> list[Path]:
     """Return the folders of the trials that results were read from."""
-    pairs = (
-        (entry.kept[0].parent, name) for entry in entries for name in (BASE_TRIAL, entry.trial)
-    )
-    return sorted({folder.with_name(name) for folder, name in pairs})
+    own = {entry.kept[0].parent.with_name(entry.trial) for entry in entries}
+    shared = {folder.with_name(BASE_TRIAL) for folder in own if Journal(folder).shared}
+    return sorted(own | shared)
 
 
 def about(base: Config, entries: Sequence[Entry], seeds: Sequence[int]) -> dict[str, Any]:

@@ -127,7 +127,8 @@ def run_base(trial: Trial) -> None:
 def run_arm(trial: Trial, base: Config) -> None:
     """Train and score all rounds of an arm, from the base trial's first one where it may."""
     shared = RunFolder(base.run_folder)
-    if not trial.run.superpixels.exists():  # they follow from the pictures; so does what is sound
+    # They follow from the pictures; so does what is sound.
+    if shared.superpixels.exists() and not trial.run.superpixels.exists():
         copy_tree(shared.superpixels, trial.run.superpixels)
         link(shared.root / "data_checked.json", trial.run.root / "data_checked.json")
     if shares_first_round(base, trial.config):
@@ -221,15 +222,16 @@ def run_all(
     """Run trials, `Stages.jobs` at a time; yield each when it has ended, and why it failed or "".
 
     Args:
-        trials: each with the base trial of its seed; base trials are among them, each before all
-            arms of its seed.
+        trials: each with the base trial of its seed; those that arms begin with are among them,
+            each before all arms of its seed.
         stages: runs their stages.
         keep: leave maps and weights where they are.
     """
     bases: dict[int, Future[str]] = {}
 
     def work(planned: Planned, base: Planned) -> str:
-        if planned.trial != BASE_TRIAL and bases[planned.seed].result():
+        awaited = bases.get(planned.seed) if planned.trial != BASE_TRIAL else None
+        if awaited is not None and awaited.result():
             return "the base trial of this seed failed"
         try:
             run_trial(planned, base, stages, keep)

@@ -394,6 +394,31 @@ def test_what_is_kept_is_not_run_again_on_another_machine(
     assert (kept / "seed_0" / "bald" / "images.json").exists()
 
 
+def test_no_base_trial_is_run_that_nobody_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of arms with a first round of their own, where what is kept holds the dense twin."""
+    here, there, kept = tmp_path / "here", tmp_path / "there", tmp_path / "kept"
+    call = functools.partial(carried_out, monkeypatch)
+    assert call(here, "dense", Pretended(), "--out", str(here / "out"), "--pack", str(kept))[0] == 0
+    both = ["--out", str(there / "out"), "--kept", str(kept), "--pack", str(there / "kept")]
+    code, seen = call(there, "region,ours_5", Pretended(), *both)
+    assert (code, {trial for trial, _ in seen}) == (0, {"region", "ours_5"})
+    assert seen.count(("region", "train points 0")) == 1
+    assert not (there / "out" / "seed_0" / BASE_TRIAL).exists()
+    rows = read_rows(there / "out" / "table.csv", ("arm",))
+    assert [row["arm"] for row in rows] == ["dense", "region", "ours_5"]
+    assert sorted(path.name for path in (there / "kept/seed_0").iterdir()) == [
+        BASE_TRIAL,
+        "ours_5",
+        "region",
+    ]
+    capsys.readouterr()
+    # One that begins with it brings it along.
+    code, seen = call(there, "margin,region", Pretended(), *both)
+    assert (code, {trial for trial, _ in seen}) == (0, {BASE_TRIAL, "margin"})
+
+
 def test_what_is_kept_of_other_settings_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
