@@ -79,8 +79,8 @@ class Learner:
     def __init__(self, config: Config, arm: str, machine: Machine) -> None:
         self.config, self.arm, self.machine = config, arm, machine
         own = config.losses_dense if arm == "dense" else config.losses_points
-        self.objective = make_objective(config, own)
-        self.taught = make_objective(config, config.losses_pseudo)
+        self.on_labels = make_objective(config, own)
+        self.on_pseudo = make_objective(config, config.losses_pseudo)
         self.teacher: Teacher | None = None
         self.weigh(1.0, 1.0)
 
@@ -211,9 +211,9 @@ class Learner:
         device, network = self.machine.device, self.parallel or self.model
         images, groups = self.machine.images(batch.images), batch.groups
         place = {} if batch.place is None else {"place": batch.place}
-        is_taught = self.teacher is not None and bool(self.teacher.seen)
-        by_teacher_alone = is_taught and self.config.pseudo_alone and self.teacher.knows_all
-        objective = self.taught if by_teacher_alone else self.objective
+        taught = self.teacher is not None and bool(self.teacher.seen)
+        alone = taught and self.config.pseudo_alone and self.teacher.knows_all
+        objective = self.on_pseudo if alone else self.on_labels
         with self.machine.autocast():
             found = network(images, groups, **place)
             small_logits = None
@@ -224,24 +224,24 @@ class Learner:
         labels = self._weighted(batch)
         every = None if whole is None else self._weighted(whole)
         judged = self.adversary.judge(found.logits, labels) if self.adversary else None
-        supervision = Supervision(labels, images, small_logits, every)
-        taught = supervision
-        if is_taught:
-            pairs = (batch, labels), (whole, every)
-            guessed = [None if held is None else self._guessed(held, own) for held, own in pairs]
-            taught = supervision._replace(labels=guessed[0], whole=guessed[1])
+        told = Supervision(labels, images, small_logits, every)
+        guessed = self._guessed(told, batch, whole) if taught else told
         classes = batch.classes.to(device, non_blocking=True)
-        learnt = taught if by_teacher_alone else supervision
-        total, parts = objective(found, learnt, groups, classes, judged)
-        if by_teacher_alone:
+        total, parts = objective(found, guessed if alone else told, groups, classes, judged)
+        if alone:
             parts = {f"pseudo/{n}" if n in objective.last else n: v for n, v in parts.items()}
-        elif is_taught:
-            more, values = total_loss(found.logits, taught, self.taught.last)
+        elif taught:
+            more, values = total_loss(found.logits, guessed, self.on_pseudo.last)
             total = total + more
             parts |= {f"pseudo/{name}": value for name, value in values.items()}
         return total, parts, found.logits, labels
 
-    def _guessed(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
+    def _guessed(self, told: Supervision, batch: Batch, whole: Batch | None) -> Supervision:
+        """Return what is known of (a part of) a batch, and where nothing is the teacher's guess."""
+        every = None if whole is None else self._pseudo(whole, told.whole)
+        return told._replace(labels=self._pseudo(batch, told.labels), whole=every)
+
+    def _pseudo(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
         """Return the labels on the device, and where there are none the teacher's."""
         device = self.machine.device
         trusted = self.teacher.trusted[batch.indices]

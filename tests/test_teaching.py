@@ -162,7 +162,7 @@ def test_each_image_is_trusted_for_itself() -> None:
     order = torch.tensor([3, 0, 2])
     nothing, grey = torch.zeros(3, 2, 4, 4), torch.full((3, 4, 4), 153, dtype=torch.uint8)
     batch = Batch(torch.empty(0), nothing, order, order, pseudo=grey)
-    found = train.Learner._guessed(learner, batch, nothing)
+    found = train.Learner._pseudo(learner, batch, nothing)
     assert found[:, 1].amax((1, 2)).tolist() == pytest.approx([1, 0.6, 0.6])
     assert found[:, 1].amin((1, 2)).tolist() == pytest.approx([1, 0.6, 0.6])
 
