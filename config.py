@@ -49,6 +49,9 @@ class Config:
     backbone: str = knob("vgg16_bn", "encoder: a name in models/backbones.py")
     backbone_weights: str = knob("default", "default (ImageNet, downloaded), none, or a file")
     width: int = knob(64, "channels of the decoder")
+    decoder: str = knob(
+        "fine", "fine (deep, maps of the image's own size) or plain (of the finest features' size)"
+    )
     size: int = knob(256, "images are resized to size x size pixels for the network")
 
     # Co-salient groups, and the other parts of GCoNet+ (models/README.md)
@@ -376,6 +379,7 @@ what was answered before, which is ours; paper is ASTE-AL as published, which LE
 (active_learning/README.md). On the sample data `SAMPLE` wins over a preset: two rounds, not ten."""
 
 ABSENT: dict[str, Any] = {
+    "decoder": "plain",
     "losses_pseudo": {},
     "pseudo_scale": 1.0,
     "pseudo_finer": False,

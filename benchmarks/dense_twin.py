@@ -19,6 +19,7 @@ each training and test set.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -118,7 +119,8 @@ def build(name: str, config: Config, source: str) -> tuple[SaliencyNet, WeightRe
         UserError: the weights do not fill the encoder, or hold what it has no place for.
     """
     if name == "ours":
-        model, report = build_model(config.backbone, config.width, source)
+        parts = parts_of(settings.to_dict(config), 0)
+        model, report = build_model(config.backbone, config.width, source, parts)
     else:
         model = TheirNet(name, config.backbone)
         report = load_weights(model.encoder, source, config.backbone)
@@ -223,7 +225,8 @@ def check(work: Sequence[tuple[str, Config]]) -> None:
         raise UserError("--data_root, --trainset and --testsets are needed: name the data")
     if first.size % 32:
         raise UserError(f"--size {first.size}: the other networks need a multiple of 32")
-    if first.grouped or parts_of(settings.to_dict(first), 2) != NO_PARTS:
+    parts = dataclasses.replace(parts_of(settings.to_dict(first), 2), fine=False)
+    if first.grouped or parts != NO_PARTS:
         raise UserError("the other networks know no groups and no parts: leave these flags out")
     settings.check_names(first)
     free = {"trial", "seed", "losses_dense"} | FREE - {"testsets"}

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from models.backbones import build_encoder
 from models.binarise import Binarise, Binarised
 from models.classification import MASK_OPERATIONS, ClassHead, MaskedImage
-from models.decoder import Decoder
+from models.decoder import Decoder, Detail
 from models.group_affinity import RELATIONS, ContrastHead, GroupConsensus
 from models.refiner import Refiner
 from utils.distributed import gather_rows
@@ -40,6 +40,8 @@ class Parts:
     A part that is off is neither built nor run.
 
     Attributes:
+        fine: the decoder is deep and has a last level of the image's size, from which the map is
+            read (`models.decoder`).
         relation: how the images of a group are related (GAM): a name in `RELATIONS`, or ``none``.
         contrast: predict from features crossed with the other group's consensus, too (GCM).
         classes: number of group classes to tell apart (ACM); 0: none.
@@ -54,6 +56,7 @@ class Parts:
         UserError: a name is unknown, or a switch has no meaning without another.
     """
 
+    fine: bool = False
     relation: str = "none"
     contrast: bool = False
     classes: int = 0
@@ -85,8 +88,9 @@ class Prediction(NamedTuple):
 
     Attributes:
         logits: (B, 1, H, W), of the image's size and dtype; their sigmoid is the saliency map.
-        features: (B, width, h, w), the decoder features from which the logits are read, at the
-            finest encoder stride, non-negative and not normalised.
+        features: (B, width, h, w), the decoder features from which the logits are read (where the
+            decoder is fine, by way of its last level), at the finest encoder stride, non-negative
+            and not normalised.
         others: logits (B, 1, h, w) of the decoder's levels, coarse to fine, and of the decoder
             where a refiner follows; empty without these parts.
         crossed: logits (B, 1, h, w) by the image's own and by the other group's consensus, or None.
@@ -136,11 +140,14 @@ class SaliencyNet(nn.Module):
         self.parts = parts
         self.encoder = build_encoder(backbone)
         top = self.encoder.channels[-1]
-        self.decoder = Decoder(self.encoder.channels, width)
+        self.decoder = Decoder(self.encoder.channels, width, deep=parts.fine)
+        read = width
+        if parts.fine:
+            self.detail, read = Detail(width), Detail.CHANNELS
         if parts.binarise in ("decoder", "both"):
-            self.head: nn.Module = Binarise(width, parts.binarise_k)
+            self.head: nn.Module = Binarise(read, parts.binarise_k)
         else:
-            self.head = saliency_head(width)
+            self.head = saliency_head(read)
         if parts.relation != "none":
             self.consensus = GroupConsensus(top, parts.relation)
         if parts.contrast:
@@ -195,7 +202,8 @@ class SaliencyNet(nn.Module):
                 extras["crossed"] = (self.contrast_head(maps[-1]), self.contrast_head(crossed))
         levels = self.decoder.levels(maps)
         features = self.decoder.joined(levels)
-        coarse, soft = _both(self.head(features))
+        read = self.detail(features, normalised) if self.parts.fine else features
+        coarse, soft = _both(self.head(read))
         logits = _grow(coarse, image)
         if self.parts.refiner != "none":
             refined, soft = _both(self.refiner.head(self.refiner.features(logits, normalised)))

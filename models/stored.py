@@ -28,6 +28,7 @@ def parts_of(settings: Mapping[str, Any], classes: int) -> Parts:
         return bool(settings.get(name))
 
     return Parts(
+        fine=settings.get("decoder") == "fine",
         relation=settings.get("relation", "none"),
         contrast=on("contrast"),
         classes=classes if on("classify") else 0,

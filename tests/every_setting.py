@@ -25,6 +25,7 @@ OTHER = {
     "backbone": ("resnet50", "vgg16"),
     "backbone_weights": ("w.pth", "v.pth"),
     "width": ("40", "48"),
+    "decoder": ("plain", "fine"),
     "size": ("352", "384"),
     "preset": ("gconet", "gconet_plus"),
     "relation": ("nonlocal", "mha"),

@@ -17,6 +17,7 @@ MOST_SIDE = 2**14
 
 
 CHOICES = {
+    "decoder": ("fine", "plain"),
     "relation": ("none", "gam", "nonlocal", "mha"),
     "mask_operation": ("x", "+", "c"),
     "triplet_of": ("image", "masked", "both"),

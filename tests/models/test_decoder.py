@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from models.decoder import Decoder
+from models.decoder import Decoder, Detail
 
 
 def test_output_has_the_size_of_the_finest_map() -> None:
@@ -45,3 +45,34 @@ def test_the_levels_are_added_up_at_the_finest_size() -> None:
     top, bottom = decoder.levels(maps)
     grown = torch.nn.functional.interpolate(top, size=(6, 6), mode="bilinear")
     torch.testing.assert_close(decoder(maps), grown + bottom)
+
+
+def test_a_deep_one_widens_the_top_and_refines_all_but_the_finest_twice() -> None:
+    decoder = Decoder((4, 8, 16), width=6, deep=True).eval()
+    shapes = {name: tuple(weight.shape) for name, weight in decoder.named_parameters()}
+    kernels = {name: shape for name, shape in shapes.items() if len(shape) == 4}
+    square = (6, 6, 3, 3)
+    assert list(kernels.values()) == [
+        *((6, 4, 1, 1), (6, 8, 1, 1), (24, 16, 1, 1), (24, 24, 3, 3), (6, 24, 1, 1)),
+        *(square, square, square, square, square),
+    ]
+    assert [len(refiner) for refiner in decoder.refiners] == [3, 6, 6]
+    maps = [torch.randn(2, 4, 17, 11), torch.randn(2, 8, 8, 5), torch.randn(2, 16, 4, 2)]
+    assert [level.shape[2:] for level in decoder.levels(maps)] == [(4, 2), (8, 5), (17, 11)]
+    assert all((level >= 0).all() for level in decoder.levels(maps))
+
+
+def test_detail_sees_single_pixels_of_the_image_and_the_features() -> None:
+    """Images that no map of half their size can tell apart."""
+    torch.manual_seed(0)
+    detail = Detail(8).eval()
+    features, image = torch.rand(1, 8, 9, 7), torch.zeros(1, 3, 17, 13)
+    board = image.clone()
+    board[..., ::2, ::2] = board[..., 1::2, 1::2] = 1
+    assert torch.equal(*(torch.nn.functional.avg_pool2d(x, 2) for x in (board, 1 - board)))
+    with torch.no_grad():
+        found = [detail(features, x) for x in (image, board, 1 - board)]
+        other = detail(features.flip(-1), image)
+    assert {x.shape for x in (*found, other)} == {(1, Detail.CHANNELS, 17, 13)}
+    assert all((x >= 0).all() for x in found)
+    assert all(not torch.allclose(a, b) for a, b in zip(found, (*found[1:], other), strict=True))

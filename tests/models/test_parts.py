@@ -25,10 +25,11 @@ GCONET_PLUS = Parts(
     relation="gam", contrast=True, classes=CLASSES, masked_classes=True, binarise="decoder"
 )
 ALL = dataclasses.replace(
-    GCONET_PLUS, mask_operation="c", binarise="both", refiner="image", levels=True
+    GCONET_PLUS, fine=True, mask_operation="c", binarise="both", refiner="image", levels=True
 )
 SWITCHES = {
     "none": NO_PARTS,
+    "fine": Parts(fine=True),
     "gam": Parts(relation="gam"),
     "nonlocal": Parts(relation="nonlocal"),
     "mha": Parts(relation="mha"),
@@ -51,6 +52,7 @@ CASES += [("resnet18", "gconet")]
 PLACES = {
     "encoder": lambda parts: True,
     "decoder": lambda parts: True,
+    "detail": lambda parts: parts.fine,
     "head": lambda parts: True,
     "consensus": lambda parts: parts.relation != "none",
     "contrast_head": lambda parts: parts.contrast,
@@ -215,6 +217,7 @@ def settings_of(parts: Parts) -> dict:
         "backbone": "mobilenet_v2",
         "width": 8,
         "size": 64,
+        "decoder": "fine" if parts.fine else "plain",
         "relation": parts.relation,
         "contrast": 2.0 * parts.contrast,
         "classify": 0.1 * bool(parts.classes),
@@ -232,7 +235,7 @@ def test_settings_tell_the_parts(name: str) -> None:
     assert parts_of(settings_of(SWITCHES[name]), CLASSES) == SWITCHES[name]
 
 
-@pytest.mark.parametrize("name", ["none", "refiner, binarised", "all"])
+@pytest.mark.parametrize("name", ["none", "fine", "refiner, binarised", "all"])
 def test_a_checkpoint_is_read_back_from_its_settings(name: str, tmp_path: Path) -> None:
     network = build("mobilenet_v2", SWITCHES[name]).eval()
     state = {"model": network.state_dict(), "config": settings_of(SWITCHES[name])}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import BACKBONES, SaliencyNet
+from models import BACKBONES, Parts, SaliencyNet
 from utils.errors import UserError
 
 
@@ -120,6 +120,15 @@ def test_logits_are_read_from_the_features(small: SaliencyNet) -> None:
     expected = F.interpolate(small.head(prediction.features), scale_factor=2, mode="bilinear")
     torch.testing.assert_close(prediction.logits, expected)
     assert (prediction.features >= 0).all()
+
+
+def test_logits_of_a_fine_decoder_are_read_at_the_images_size() -> None:
+    network = SaliencyNet("mobilenet_v2", 16, Parts(fine=True)).eval()
+    image = torch.rand(1, 3, 64, 96)
+    found = network(image)
+    assert found.features.shape == (1, 16, 32, 48)
+    read = network.detail(found.features, (image - network.mean) / network.std)
+    torch.testing.assert_close(found.logits, network.head(read))
 
 
 def test_first_map_is_near_the_share_of_salient_pixels(network: SaliencyNet) -> None:
