@@ -66,6 +66,7 @@ def _network_of(preset: str) -> dict[str, Any]:
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "none": {},
+    "plain decoder": {"decoder": "plain"},
     "gam": _GAM,
     "nonlocal": _GAM | {"relation": "nonlocal"},
     "mha": _GAM | {"relation": "mha"},

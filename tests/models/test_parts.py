@@ -190,7 +190,7 @@ def test_half_precision_is_near_and_can_be_learnt_from(network: SaliencyNet) -> 
         exact = network.eval()(images, groups).features
     if network.parts.relation == "none":  # a softmax over random features turns upon roundings
         error = (found.features.detach().float() - exact).norm() / exact.norm()
-        assert error < 0.2
+        assert error < 0.3
     assert_shapes(found, network.parts, 3, (64, 64))
     assert found.logits.dtype == loss.dtype == torch.float32
     assert loss.isfinite()
