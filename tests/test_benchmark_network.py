@@ -24,14 +24,21 @@ def decoder_macs(config: Config) -> float:
     """Count by hand what the decoder and the head cost an image."""
     encoder = BACKBONES[config.backbone]()
     pixels = [(config.size // stride) ** 2 for stride in encoder.strides]
-    width = config.width
-    levels = zip(encoder.channels, pixels, strict=True)
-    return sum(n * (c * width + 9 * width**2) for c, n in levels) + 9 * width * pixels[0]
+    width, wide, all_pixels = config.width, 4 * config.width, config.size**2
+    *below, top = zip(encoder.channels, pixels, strict=True)
+    plain = sum(n * (c * width + 9 * width**2) for c, n in (*below, top))
+    if config.decoder == "plain":
+        return plain + 9 * width * pixels[0]
+    second = sum(n * 9 * width**2 for n in pixels[1:])
+    widened = top[1] * (top[0] * (wide - width) + 9 * wide**2 + wide * width)
+    detail = 16 * width * pixels[0] + (3 + 16 + 16) * 16 * 9 * all_pixels
+    return plain + second + widened + detail + 9 * 16 * all_pixels
 
 
+@pytest.mark.parametrize("decoder", ["fine", "plain"])
 @pytest.mark.parametrize("name", ["resnet18", "convnext_tiny", "mobilenet_v2"])
-def test_multiply_adds_are_those_that_torchvision_states(name: str) -> None:
-    config = plain(backbone=name, size=224)
+def test_multiply_adds_are_those_that_torchvision_states(name: str, decoder: str) -> None:
+    config = plain(backbone=name, size=224, decoder=decoder)
     encoder = network.count(config)["eval"] - decoder_macs(config)
     # torchvision's number, in 1e9 to three decimals, includes the classifier.
     classifier = BACKBONES[name]().channels[-1] * 1000

@@ -276,7 +276,8 @@ def calls_of(network: SaliencyNet, images: Tensor) -> Counter:
 
 def test_what_is_for_training_runs_in_training_alone() -> None:
     network = build("mobilenet_v2", ALL)
-    always = {"encoder": 1, "decoder": 1, "consensus": len(GROUPS), "head": 1, "refiner": 1}
+    always = {"encoder": 1, "decoder": 1, "detail": 1, "head": 1, "refiner": 1}
+    always |= {"consensus": len(GROUPS)}
     more = {"encoder": 2, "class_head": 2, "contrast_head": 2, "masked_image": 1, "level_heads": 1}
     assert calls_of(network.train(), images_of()) == always | more
     assert calls_of(network.eval(), images_of()) == always
