@@ -110,7 +110,7 @@ class Config:
     )
     losses_points: Weights = knob(
         {"bce": 0.3, "iou": 0.3, "coherence": 0.1},
-        "losses and weights for points (--pseudo_alone: where they have none)",
+        "losses and weights for points; with --pseudo_alone not after the last answers",
     )
     losses_pseudo: Weights = knob(
         {"bce": 1.0, "iou": 1.0, "ssim": 0.5},
@@ -129,7 +129,7 @@ class Config:
         "is taught by the grey map; 0: no image is",
     )
     pseudo_alone: bool = knob(
-        True, "trainings after the last answers have no losses on points beside those on these"
+        True, "trainings after the last answers learn from these alone, without --losses_points"
     )
     match_classes: bool = knob(
         True, "weight the two classes of asked points to their shares among those of round 0"
@@ -394,7 +394,11 @@ ABSENT: dict[str, Any] = {
     "average": 0.0,
     "retrain": 0,
 }
-"""What settings from before a field's time stand for, where it is not today's default."""
+"""What settings from before a field's time stand for, where it is not today's default.
+
+For pseudo_alone and keep_within that is wrong of trials begun by commits 6975270 and 040e403 to
+07c6e0b, which did as by default today before there was a setting: they go on as older ones would.
+"""
 
 FREE = {"device", "workers", "cache_mb", "testsets", "with_dense", "with_random", "runs", "on_nan"}
 FREE |= {"wait", "answer_seconds"}

@@ -34,24 +34,23 @@ class Estimate(NamedTuple):
 class Latest:
     """Tells, epoch by epoch, which is the latest whose error is not clearly above the lowest.
 
-    Not by more than a standard error of that one: held-out images are few, and those of points know
-    some hundred pixels, so that the very lowest error falls on one epoch or another by chance,
-    while the weights of the last epochs are the better ones: the learning rate has fallen. (The
-    rule of Breiman et al., Classification and Regression Trees, 1984, section 3.4.3.) Images differ
-    by much more than epochs do, so in most trainings the last epoch is kept; one that has gone
-    astray by then is not.
+    By default not by more than a standard error of that one: held-out images are few, and those of
+    points know some hundred pixels, so that the very lowest error falls on one epoch or another by
+    chance, while the weights of the last epochs are the better ones: the learning rate has fallen.
+    (The rule of Breiman et al., Classification and Regression Trees, 1984, section 3.4.3.) Images
+    differ by much more than epochs do, so in most trainings the last epoch is kept; one that has
+    gone astray by then is not.
 
     Args:
         within: standard errors of the lowest that an epoch may lie above it; with 0 the epoch of
             the lowest is kept.
-        lowest: the estimate of lowest mean so far; None: there was no epoch.
 
     Attributes:
         lowest: the estimate of lowest mean so far.
     """
 
-    def __init__(self, within: float, lowest: Estimate | None = None) -> None:
-        self.within, self.lowest = within, lowest or Estimate(math.inf)
+    def __init__(self, within: float) -> None:
+        self.within, self.lowest = within, Estimate(math.inf)
 
     def takes(self, error: Estimate) -> bool:
         """Return whether the epoch of this error, the next one, is to be kept; NaN never is."""

@@ -63,7 +63,8 @@ SHOWN = ("maxF", "meanF", "wF", "S", "meanE", "maxE", "MAE")
 COSTS = ("parameters", "multiply_adds", "seconds")
 """Trainable numbers; multiply-adds an image in eval mode; of all epochs, validation included."""
 
-ABOUT = ("network", "backbone", "size", "epochs", "batch_size", "losses", "seed", "set", "images")
+ABOUT = ("network", "decoder", "backbone", "size", "epochs", "batch_size")
+ABOUT += ("losses", "seed", "set", "images")
 COLUMNS = (*ABOUT, *METRICS, "best_epoch", "val_MAE", *COSTS, "torch")
 
 Row = dict[str, Any]
@@ -179,6 +180,7 @@ def train_and_score(name: str, config: Config) -> list[Row]:
     best = load_checkpoint(run.checkpoint("dense", 0, "best"))
     known = {key: getattr(config, key) for key in ABOUT if hasattr(config, key)} | {
         "network": name,
+        "decoder": config.decoder if name == "ours" else "",
         "losses": "+".join(f"{k}={weight:g}" for k, weight in config.losses_dense.items()),
         "best_epoch": best["epoch"],
         "val_MAE": round(best["val_MAE"], 6),

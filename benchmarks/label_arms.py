@@ -210,9 +210,9 @@ def shares_first_round(base: Config, arm: Config) -> bool:
     from scratch would give the very same round: its points and the validation points are drawn from
     seed, round and image name (`Pool.choose_first`), as many as the schedule begins with and
     points_per_image; its training reads those points, the pictures and the seed, and draws its
-    batches and initial weights from the seed alone. The fields of `ASKS_LATER` are read where a
-    later round is asked, or said to be trained, and nowhere else. The ledger then holds the same
-    questions, and superpixels follow from picture and count.
+    batches and initial weights from the seed alone. The fields of `ASKS_LATER` count where a
+    later round is asked, or said to be trained, or is, and nowhere else. The ledger then holds the
+    same questions, and superpixels follow from picture and count.
 
     ``ensemble`` may differ, too, but for a deep one: its first round trains more networks.
     """

@@ -96,17 +96,19 @@ def pack(trials: Iterable[Path], target: Path) -> None:
 
     Raises:
         UserError: a file of a trial is missing, or the disk is full; or another trial's scores are
-            there (of a first round that was trained elsewhere, say, which rounded otherwise), and
-            nothing was written.
+            there, or among these in the same place (of a first round that was trained elsewhere,
+            say, which rounded otherwise), and nothing was written.
     """
     pairs = {trial: target / trial.parent.name / trial.name for trial in trials}
     texts = {trial: {name: _text(trial / name) for name in _COPIED} for trial in pairs}
+    firsts: dict[Path, str] = {}
     for trial, mine in pairs.items():
-        scores = mine / "scores.csv"
-        if scores.exists() and _text(scores) != texts[trial]["scores.csv"]:
+        scores, own = mine / "scores.csv", texts[trial]["scores.csv"]
+        there = _text(scores) if scores.exists() else firsts.setdefault(mine, own)
+        if there != own:
             raise UserError(
-                f"{mine}: holds other scores than {trial}: give --pack a folder of its own, and "
-                "both to --kept"
+                f"{mine}: holds other scores than {trial}, or would: give --pack a folder of its "
+                "own, and both to --kept"
             )
     for trial, mine in pairs.items():
         settings = read_json(trial / "config.json")

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.label_arms import ARMS, BASE_TRIAL, Planned, shares_first_round
+from benchmarks.label_arms import ARMS, BASE_TRIAL, Planned, needs_base
 from benchmarks.label_kept import CONVENTION, IMAGES, keep_images
 from benchmarks.label_stages import Journal, Stages
 from config import FREE, MAY_GROW, Config
@@ -108,9 +108,10 @@ def begin(planned: Planned, base: Config | None) -> Config:
         own = {"trial", *FREE, *ARMS[planned.arm].settings}
         others = settings.differences(base, config).keys() - own
         if others:
+            begun = RunFolder(base.run_folder).config.exists()
             raise UserError(
-                f"{base.run_folder}: was begun with other defaults ({', '.join(sorted(others))}): "
-                "name another --out"
+                f"{base.run_folder if begun else run.root}: was begun with other defaults "
+                f"({', '.join(sorted(others))}): name another --out"
             )
     settings.save(config)
     return config
@@ -124,14 +125,13 @@ def run_base(trial: Trial) -> None:
     trial.score(both, both)
 
 
-def run_arm(trial: Trial, base: Config) -> None:
-    """Train and score all rounds of an arm, from the base trial's first one where it may."""
+def run_arm(trial: Trial, base: Config, shares: bool) -> None:
+    """Train and score all rounds of an arm, the base trial's first one where it shares that."""
     shared = RunFolder(base.run_folder)
-    # They follow from the pictures; so does what is sound.
-    if shared.superpixels.exists() and not trial.run.superpixels.exists():
+    if shares:
+        # Superpixels follow from the pictures; so does what is sound.
         copy_tree(shared.superpixels, trial.run.superpixels)
         link(shared.root / "data_checked.json", trial.run.root / "data_checked.json")
-    if shares_first_round(base, trial.config):
         Journal(shared.root).check_threads(trial.stages.threads)
         take_first_round(shared, trial.run)
         trial.journal.shared = True
@@ -211,7 +211,7 @@ def run_trial(planned: Planned, base: Planned, stages: Stages, keep: bool) -> No
             if base_config is None:
                 run_base(trial)
             else:
-                run_arm(trial, base_config)
+                run_arm(trial, base_config, needs_base(planned, base))
         if not keep:
             clean(trial)
 
@@ -230,8 +230,8 @@ def run_all(
     bases: dict[int, Future[str]] = {}
 
     def work(planned: Planned, base: Planned) -> str:
-        awaited = bases.get(planned.seed) if planned.trial != BASE_TRIAL else None
-        if awaited is not None and awaited.result():
+        needed = planned.trial != BASE_TRIAL and needs_base(planned, base)
+        if needed and bases[planned.seed].result():
             return "the base trial of this seed failed"
         try:
             run_trial(planned, base, stages, keep)

@@ -50,7 +50,7 @@ class Parts:
         binarise: whose output is binarised (CEM): ``none``, ``decoder``, ``refiner``, ``both``.
         binarise_k: steepness of the binarisation.
         refiner: ``none``, or what it sees: ``map``, or map and ``image``.
-        levels: give a map at every level of the decoder.
+        levels: give a map at every level of the decoder but its finest.
 
     Raises:
         UserError: a name is unknown, or a switch has no meaning without another.

@@ -249,9 +249,10 @@ def test_the_adapter_says_what_the_library_says(name: str, monkeypatch: pytest.M
         build(name, "convnext_tiny")
 
 
-def test_counts_are_those_of_the_network_benchmark() -> None:
-    expected = network.count(small(batch_size=2))
-    found = dense_twin.count("ours", small())
+@pytest.mark.parametrize("decoder", ["fine", "plain"])
+def test_counts_are_those_of_the_network_benchmark(decoder: str) -> None:
+    expected = network.count(small(batch_size=2, decoder=decoder))
+    found = dense_twin.count("ours", small(decoder=decoder))
     assert found == {"parameters": expected["parameters"], "multiply_adds": expected["eval"]}
 
 

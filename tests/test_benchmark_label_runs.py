@@ -395,7 +395,7 @@ def test_what_is_kept_is_not_run_again_on_another_machine(
 
 
 def test_no_base_trial_is_run_that_nobody_needs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of arms with a first round of their own, where what is kept holds the dense twin."""
     here, there, kept = tmp_path / "here", tmp_path / "there", tmp_path / "kept"
@@ -413,10 +413,30 @@ def test_no_base_trial_is_run_that_nobody_needs(
         "ours_5",
         "region",
     ]
-    capsys.readouterr()
     # One that begins with it brings it along.
     code, seen = call(there, "margin,region", Pretended(), *both)
     assert (code, {trial for trial, _ in seen}) == (0, {BASE_TRIAL, "margin"})
+    # Of two base trials one alone can be kept in a place, if their scores are the same.
+    scores = there / "out" / "seed_0" / BASE_TRIAL / "scores.csv"
+    scores.write_text(scores.read_text(encoding="utf-8").replace("0.5", "0.6"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"base: holds other scores than .*, or would"):
+        call(there, "margin", Pretended(), *both[:-1], str(there / "new"))
+    assert not (there / "new").exists()
+
+
+def test_arms_with_a_first_round_of_their_own_do_not_fail_with_the_base_trial(
+    tmp_path: Path,
+) -> None:
+    def fail(trial: str, stage: str) -> None:
+        if trial == BASE_TRIAL:
+            raise UserError("no memory")
+
+    faults = run_pretended(["margin", "region"], tmp_path, Pretended(fail))
+    assert faults == {
+        BASE_TRIAL: "no memory",
+        "margin": "the base trial of this seed failed",
+        "region": "",
+    }
 
 
 def test_what_is_kept_of_other_settings_is_refused(

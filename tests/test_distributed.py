@@ -84,10 +84,12 @@ def assert_same_steps(one: dict, two: dict) -> None:
     """Losses, the gradient of each parameter and the batch statistics are the same."""
     assert one["names"] == two["names"]
     assert one["steps"]
+    # A discriminator's step is taken in single precision, and moves the network's next one.
+    least = 1e-6 if "discriminator" in one["names"] else 1e-8
     for first, second in zip(one["steps"], two["steps"], strict=True):
         for kind, values in first.items():
             assert np.isfinite(values).all()
-            np.testing.assert_allclose(second[kind], values, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(second[kind], values, rtol=1e-5, atol=least)
 
 
 def assert_same_files(one: Path, two: Path) -> None:

@@ -20,7 +20,7 @@ from datasets.index import list_set
 from datasets.training import PointLabels, TrainingSet
 from models.mean_maps import mean_maps
 from models.saliency_net import SaliencyNet
-from models.stored import load_model
+from models.stored import load_model, parts_of
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.device import choose_machine
 from utils.errors import UserError
@@ -38,7 +38,7 @@ def images(sample_root: Path) -> ResizedImages:
 
 def save_snapshot(path: Path, seed: int) -> Path:
     torch.manual_seed(seed)
-    model = SaliencyNet("mobilenet_v2", 8)
+    model = SaliencyNet("mobilenet_v2", 8, parts_of(to_dict(Config()), 0))
     torch.nn.init.constant_(model.head.bias, seed - 1.0)
     settings = {**to_dict(Config()), "backbone": "mobilenet_v2", "width": 8, "size": SIZE}
     save_checkpoint(path, {"model": model.state_dict(), "config": settings})

@@ -42,9 +42,17 @@ def cut(images: Tensor, *sizes: int) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("sizes", [(3, 3, 1), (1,) * COUNT])
-@pytest.mark.parametrize("relation", ["gam", "nonlocal", "mha"])
-def test_in_pieces_as_in_one(relation: str, sizes: tuple[int, ...]) -> None:
-    network, images = build(Parts(relation=relation)), group_of_images()
+@pytest.mark.parametrize(
+    "parts",
+    [
+        Parts(relation="gam"),
+        Parts(relation="nonlocal"),
+        Parts(relation="mha"),
+        Parts(relation="gam", fine=True),
+    ],
+)
+def test_in_pieces_as_in_one(parts: Parts, sizes: tuple[int, ...]) -> None:
+    network, images = build(parts), group_of_images()
     with torch.no_grad():
         whole = network(images)
         view = view_group(network, cut(images, *sizes))

@@ -190,7 +190,7 @@ def test_half_precision_is_near_and_can_be_learnt_from(network: SaliencyNet) -> 
         exact = network.eval()(images, groups).features
     if network.parts.relation == "none":  # a softmax over random features turns upon roundings
         error = (found.features.detach().float() - exact).norm() / exact.norm()
-        assert error < 0.3
+        assert error < (0.3 if network.parts.fine else 0.2)
     assert_shapes(found, network.parts, 3, (64, 64))
     assert found.logits.dtype == loss.dtype == torch.float32
     assert loss.isfinite()
@@ -368,7 +368,7 @@ def test_compiles_as_one_graph_in_training() -> None:
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("name", ["none", "gam"])
+@pytest.mark.parametrize("name", ["none", "fine", "gam"])
 def test_exports_with_any_number_of_images(name: str) -> None:
     network = build("resnet18", SWITCHES[name]).eval()
     shapes = {"image": {0: torch.export.Dim("images", min=2, max=32)}}

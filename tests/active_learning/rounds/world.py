@@ -18,8 +18,10 @@ from config import Config
 from datasets.index import list_sets, split_train_validation
 from datasets.points import read_points
 from models import Prediction, SaliencyNet
+from models.stored import parts_of
 from utils.device import choose_machine
 from utils.run_folder import RunFolder
+from utils.settings import to_dict
 
 CPU = choose_machine("cpu", "fp32")
 EXIF_QUARTER_TURN = 6
@@ -88,7 +90,7 @@ def seed_that_holds_out_spares(root):
 def make_net(seed):
     """A network whose batch norm statistics are not the initial ones."""
     torch.manual_seed(seed)
-    net = SaliencyNet("resnet18", 8)
+    net = SaliencyNet("resnet18", 8, parts_of(to_dict(Config()), 0))
     net.head.weight.data *= 5
     with torch.no_grad():
         net.train()(torch.rand(4, 3, 64, 64))
