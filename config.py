@@ -40,7 +40,7 @@ class Config:
     trainset: str = knob("", "training sets, joined by +")
     testsets: str = knob("", "test sets, joined by +")
     validation_fraction: float = knob(0.1, "share of the training images held out for validation")
-    seed: int = knob(0, "seed of the split, the points, the initial weights and the batches")
+    seed: int = knob(0, "seed of all that is drawn: the split, points, initial weights, batches")
     preset: str = knob(
         "", "gconet, gconet_plus or paper: start from its settings; empty: from these"
     )
@@ -104,6 +104,10 @@ class Config:
         "that many times the training and disk)",
     )
     first_cycle: float = knob(0.6, "share of the epochs before the first snapshot")
+    reseed: bool = knob(
+        True,
+        "later trainings draw other initial weights, batches and augmentation than a trial's first",
+    )
     warm_start: bool = knob(False, "start a round from the last one's weights, not from scratch")
     losses_dense: Weights = knob(
         {"bce": 1.0, "iou": 1.0, "ssim": 0.5}, "losses and weights for dense masks"
@@ -388,6 +392,7 @@ ABSENT: dict[str, Any] = {
     "pseudo_trust": 0.0,
     "pseudo_alone": False,
     "keep_within": 0.0,
+    "reseed": False,
     "ask_scale": 1.0,
     "ask_agree": False,
     "candidates": "superpixels",

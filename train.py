@@ -86,6 +86,9 @@ def make_validation(
 class Trainer(Learner):
     """One training: what it learns from, epoch by epoch, and where it stands.
 
+    A later round's training has other initial weights of the decoder than its teacher, and other
+    batches, otherwise augmented (``reseed``): what the one got wrong by chance the other need not.
+
     Member 0 is the training of the round itself. Further members of a deep ensemble differ from it
     in initial weights, order of batches and augmentation. Of them ``last`` is kept, whose weights
     are asked, and the snapshots, which teach the member's next training; ``best`` is not.
@@ -104,7 +107,7 @@ class Trainer(Learner):
             make_deterministic()
         _require_images(config)
         super().__init__(config, arm, choose_machine(config.device, config.precision))
-        seed = member_seed(config.seed, member)
+        seed = training_seed(config, round_index, member)
         self.seed = seed
         seed_everything(seed)
         train, held_out = settings.training_images(config)
@@ -468,12 +471,14 @@ def _require_shares(config: Config, smallest: int) -> None:
     raise UserError(f"{told}{count} processes{each}: start fewer (--device cuda:0 is one)")
 
 
-def member_seed(seed: int, member: int) -> int:
-    """Return the seed of a member's training, below 2^32; member 0 keeps the trial's own.
+def training_seed(config: Config, round_index: int, member: int) -> int:
+    """Return the seed of a training, below 2^32; a trial's first one and the twin have its own.
 
     The others are drawn by hashing: seed + 1 would be that of the next trial.
     """
-    return seed if member == 0 else seed_for(seed, "member", member) % 2**32
+    key = ["member", member] if member else []
+    key += ["round", round_index] if round_index and config.reseed else []
+    return seed_for(config.seed, *key) % 2**32 if key else config.seed
 
 
 def member_count(config: Config, arm: str, round_index: int) -> int:

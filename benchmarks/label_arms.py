@@ -134,6 +134,8 @@ ARMS: dict[str, Arm] = {
     ),
     "points_throughout": Arm("points' losses in the last training, too", {"pseudo_alone": False}),
     "no_match": Arm("classes weighted as they were asked", {"match_classes": False}),
+    # What later trainings draw
+    "same_seed": Arm("later trainings draw what the first did", {"reseed": False}),
     # Pseudo labels without one of their parts, and none at all
     "no_enlarging": Arm("pseudo labels of images that are not enlarged", {"pseudo_scale": 1.0}),
     "no_finer": Arm("pseudo labels of images as a training sees them", {"pseudo_finer": False}),
@@ -197,7 +199,7 @@ ASKS_LATER = frozenset(
     {"acquisition", "attack", "attack_eps", "attack_step", "attack_steps", "attack_patches"}
     | {"ask_scale", "ask_agree", "vote_kernel", "vote_sigma"}
     | {"candidates", "candidates_percent", "candidates_max", "diversity", "spend"}
-    | {"train_every", "retrain", "pseudo_alone"}
+    | {"train_every", "retrain", "pseudo_alone", "reseed"}
 )
 """Fields that count from the second round on alone; see `shares_first_round`."""
 

@@ -77,6 +77,7 @@ ASKED_OTHERWISE = {
     "train_every": 2,
     "retrain": 1,
     "pseudo_alone": False,
+    "reseed": False,
     **({"spend": "pool"} if "spend" in FIELDS else {}),
 }
 

@@ -105,11 +105,18 @@ def test_members_are_as_many_as_snapshots_where_questions_follow() -> None:
     assert train.member_count(Config(rounds=3), "points", 0) == 1
 
 
-def test_the_seeds_of_members_are_no_other_trials() -> None:
-    seeds = [train.member_seed(seed, member) for seed in range(50) for member in range(5)]
+def test_the_seeds_of_trainings_are_no_other_trials() -> None:
+    seeds = [
+        train.training_seed(Config(seed=seed), index, member)
+        for seed in range(50)
+        for index in range(4)
+        for member in range(5)
+    ]
     assert len(set(seeds)) == len(seeds)
     assert max(seeds) < 2**32
-    assert [train.member_seed(seed, 0) for seed in range(50)] == list(range(50))
+    assert [train.training_seed(Config(seed=seed), 0, 0) for seed in range(50)] == list(range(50))
+    same = [train.training_seed(Config(seed=7, reseed=False), index, 3) for index in range(4)]
+    assert same == [train.training_seed(Config(seed=7), 0, 3)] * 4
 
 
 def test_members_differ_in_initial_weights_order_and_augmentation(

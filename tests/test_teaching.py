@@ -18,7 +18,7 @@ from datasets.cache import ResizedImages, native_sizes
 from datasets.training import Batch
 from losses.objective import Objective
 from losses.supervision import Supervision
-from tests.small_trials import config_of, flag, run_of, run_rounds, weights
+from tests.small_trials import NO_PSEUDO, config_of, flag, run_of, run_rounds, weights
 from utils.errors import UserError
 from utils.schedule import cyclic_cosine
 
@@ -187,6 +187,25 @@ def test_a_round_that_asks_nothing_trains_again_taught_by_the_last(
     assert not all(torch.equal(first[key], second[key]) for key in first)
     with pytest.raises(UserError, match="the trial's rounds are 0 to 2"):
         train.main(flag(flags, "round", 3))
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+def test_later_trainings_draw_otherwise_than_their_teachers(tiny: list[str], reseed: bool) -> None:
+    """Initial weights, order and augmentation; the first one, of all points, as the twin."""
+    flags = [*tiny, *NO_PSEUDO, "--rounds", "3", "--points_per_image", "3"]
+    flags += [f"--{'' if reseed else 'no-'}reseed", "--arm", "random"]
+    for index in range(3):
+        asking.main(flag(flags, "round", index))
+    config, drawn = config_of(flags), []
+    for arm, index in (("dense", 0), ("points", 0), ("random", 1), ("random", 2)):
+        trainer = train.Trainer(config, arm, index)
+        image = trainer.loader.dataset[0, 0][0]
+        drawn.append((trainer.model.head.weight, torch.tensor(list(trainer.sampler)), image))
+    alike = [[all(map(torch.equal, one, other)) for other in drawn] for one in drawn]
+    apart = [[not any(map(torch.equal, one, other)) for other in drawn] for one in drawn]
+    groups = [0, 0, 1, 2] if reseed else [0] * 4
+    assert alike == [[one == other for other in groups] for one in groups]
+    assert apart == [[one != other for other in groups] for one in groups]
 
 
 def test_the_learning_rate_rises_again_only_where_snapshots_teach_their_own_training(

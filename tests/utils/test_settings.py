@@ -343,6 +343,7 @@ def test_settings_from_before_a_field_mean_what_they_meant():
         "pseudo_trust": 0.0,
         "pseudo_alone": False,
         "keep_within": 0.0,
+        "reseed": False,
         "decoder": "plain",
     }
     for name in then:
