@@ -106,7 +106,8 @@ class Config:
     first_cycle: float = knob(0.6, "share of the epochs before the first snapshot")
     reseed: bool = knob(
         True,
-        "later trainings draw other initial weights, batches and augmentation than a trial's first",
+        "later trainings draw initial weights (but for --warm_start), batches and augmentation of "
+        "their own; if not, they draw what a trial's first did",
     )
     warm_start: bool = knob(False, "start a round from the last one's weights, not from scratch")
     losses_dense: Weights = knob(
@@ -256,7 +257,7 @@ class Config:
         """Rounds that only train again: ``retrain``, but where that would change nothing.
 
         Without snapshots to teach it (``losses_pseudo``) or weights to go on from, each of them
-        would be the last training over again, bit for bit.
+        would be the last training over again, by other draws at most (``reseed``).
         """
         return self.retrain if self.losses_pseudo or self.warm_start else 0
 

@@ -86,8 +86,8 @@ def make_validation(
 class Trainer(Learner):
     """One training: what it learns from, epoch by epoch, and where it stands.
 
-    A later round's training has other initial weights of the decoder than its teacher, and other
-    batches, otherwise augmented (``reseed``): what the one got wrong by chance the other need not.
+    A trial's later trainings draw initial weights, order of batches and augmentation of their own
+    (``reseed``): what one got wrong by chance the one that it teaches need not.
 
     Member 0 is the training of the round itself. Further members of a deep ensemble differ from it
     in initial weights, order of batches and augmentation. Of them ``last`` is kept, whose weights
@@ -474,10 +474,12 @@ def _require_shares(config: Config, smallest: int) -> None:
 def training_seed(config: Config, round_index: int, member: int) -> int:
     """Return the seed of a training, below 2^32; a trial's first one and the twin have its own.
 
-    The others are drawn by hashing: seed + 1 would be that of the next trial.
+    The others are drawn by hashing: seed + 1 would be that of the next trial. With ``reseed`` it
+    counts the how-manieth training this is, whatever rounds went by untrained (``train_every``).
     """
+    before = sum(trained < round_index for trained in config.trained_rounds)
     key = ["member", member] if member else []
-    key += ["round", round_index] if round_index and config.reseed else []
+    key += ["round", before] if before and config.reseed else []
     return seed_for(config.seed, *key) % 2**32 if key else config.seed
 
 

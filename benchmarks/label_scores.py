@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.label_arms import ARMS, BASE_TRIAL, Planned, fresh, shares_first_round
+from benchmarks.label_arms import (
+    ARMS,
+    ASKS_LATER,
+    BASE_TRIAL,
+    Planned,
+    fresh,
+    shares_first_round,
+)
 from benchmarks.label_kept import IMAGES, named_alike
 from benchmarks.label_stages import Journal
 from config import FREE, Config
@@ -133,8 +140,9 @@ def read_entry(planned: Planned, sets: Sequence[str]) -> Entry | None:
     An arm that has its first round from the base trial is read from both.
 
     Raises:
-        UserError: its trial has other settings than the arm with these flags, or the base trial has
-            not the first round that it would share; or a table of scores is missing or damaged.
+        UserError: its trial has other settings than the arm with these flags (the dense twin: but
+            for those of `ASKS_LATER`), or the base trial has not the first round that it would
+            share; or a table of scores is missing or damaged.
     """
     runs = Path(planned.flags["runs"])
     run, base = RunFolder(runs / planned.trial), RunFolder(runs / BASE_TRIAL)
@@ -143,7 +151,8 @@ def read_entry(planned: Planned, sets: Sequence[str]) -> Entry | None:
     if not all(set(sets) <= set(one.scored_on.split("+")) for one in journals):
         return None
     config = named_alike(_settings(run), fresh(planned.flags))
-    others = settings.differences(_settings(run), config).keys() - FREE - {"trial"}
+    ignored = FREE | {"trial"} | (ASKS_LATER if planned.supervision == "dense" else set())
+    others = settings.differences(_settings(run), config).keys() - ignored
     if others:
         raise UserError(
             f"{run.root}: was run with other settings ({', '.join(sorted(others))}): give the "

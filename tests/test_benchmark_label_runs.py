@@ -449,6 +449,9 @@ def test_what_is_kept_of_other_settings_is_refused(
     for more in (["--lr", "0.5"], ["--data_root", "elsewhere"]):
         with pytest.raises(UserError, match=r"was run with other settings \((lr|data_root)\)"):
             call(Pretended(), *reading, *more)
+    # The dense twin does not depend on what counts for later rounds of points alone.
+    alone = carried_out(monkeypatch, tmp_path, "dense", Pretended(), *reading, "--no-reseed")
+    assert alone == (0, [])
     # Another set was not scored: the arm is run.
     assert call(Pretended(), *reading, "--testsets", "B+C")[1]
 

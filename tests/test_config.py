@@ -311,7 +311,7 @@ def test_a_schedule_of_ones_own():
     assert Config(points_per_image=7, rounds=3, retrain=0).schedule == [3, 2, 2]
 
 
-def test_no_training_is_repeated_as_it_was():
+def test_no_training_is_repeated_that_nobody_new_teaches():
     assert Config(retrain=2).further_trainings == 2
     alone = Config(retrain=2, losses_pseudo={})
     assert alone.further_trainings == 0

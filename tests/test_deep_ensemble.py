@@ -115,6 +115,9 @@ def test_the_seeds_of_trainings_are_no_other_trials() -> None:
     assert len(set(seeds)) == len(seeds)
     assert max(seeds) < 2**32
     assert [train.training_seed(Config(seed=seed), 0, 0) for seed in range(50)] == list(range(50))
+    # The second training of a trial is the second, also where a round went by without one.
+    seldom = Config(seed=7, rounds=3, train_every=2)
+    assert train.training_seed(seldom, 2, 1) == train.training_seed(Config(seed=7), 1, 1)
     same = [train.training_seed(Config(seed=7, reseed=False), index, 3) for index in range(4)]
     assert same == [train.training_seed(Config(seed=7), 0, 3)] * 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from datasets.cache import ResizedImages, native_sizes
 from datasets.training import Batch
 from losses.objective import Objective
 from losses.supervision import Supervision
-from tests.small_trials import NO_PSEUDO, config_of, flag, run_of, run_rounds, weights
+from tests.small_trials import config_of, flag, run_of, run_rounds, weights
 from utils.errors import UserError
 from utils.schedule import cyclic_cosine
 
@@ -171,7 +172,7 @@ def test_each_image_is_trusted_for_itself() -> None:
 def test_a_round_that_asks_nothing_trains_again_taught_by_the_last(
     tiny: list[str], arm: str
 ) -> None:
-    flags = flag([*tiny, "--arm", arm], "retrain", 1)
+    flags = flag([*tiny, "--arm", arm, "--no-reseed"], "retrain", 1)
     for index in range(3):
         asking.main(flag(flags, "round", index))
         train.main(flag(flags, "round", index))
@@ -191,19 +192,25 @@ def test_a_round_that_asks_nothing_trains_again_taught_by_the_last(
 
 @pytest.mark.parametrize("reseed", [True, False])
 def test_later_trainings_draw_otherwise_than_their_teachers(tiny: list[str], reseed: bool) -> None:
-    """Initial weights, order and augmentation; the first one, of all points, as the twin."""
-    flags = [*tiny, *NO_PSEUDO, "--rounds", "3", "--points_per_image", "3"]
-    flags += [f"--{'' if reseed else 'no-'}reseed", "--arm", "random"]
-    for index in range(3):
+    """Initial weights, order and augmentation; the first one as the twin, of each arm alike."""
+    flags = [*tiny, "--rounds", "3", "--points_per_image", "3", "--train_every", "2"]
+    flags += [f"--{'' if reseed else 'no-'}reseed", "--retrain", "1", "--arm", "random"]
+    for index in range(4):
         asking.main(flag(flags, "round", index))
-    config, drawn = config_of(flags), []
-    for arm, index in (("dense", 0), ("points", 0), ("random", 1), ("random", 2)):
-        trainer = train.Trainer(config, arm, index)
+    run, config, drawn = run_of(flags), config_of(flags), []
+    assert config.trained_rounds == [0, 2, 3]
+    for index in range(4):  # as if they had been asked of networks
+        path = run.points("points", index)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(run.points("random", index), path)
+    for arm, *which in [("dense", 0), *itertools.product(("points", "random"), (0, 2, 3), (0, 1))]:
+        trainer = train.Trainer(config, arm, *which)
         image = trainer.loader.dataset[0, 0][0]
         drawn.append((trainer.model.head.weight, torch.tensor(list(trainer.sampler)), image))
     alike = [[all(map(torch.equal, one, other)) for other in drawn] for one in drawn]
     apart = [[not any(map(torch.equal, one, other)) for other in drawn] for one in drawn]
-    groups = [0, 0, 1, 2] if reseed else [0] * 4
+    groups = [0, *([0, 1, 2, 3, 4, 5] if reseed else [0, 1] * 3) * 2]
     assert alike == [[one == other for other in groups] for one in groups]
     assert apart == [[one != other for other in groups] for one in groups]
 
