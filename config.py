@@ -42,7 +42,7 @@ class Config:
     validation_fraction: float = knob(0.1, "share of the training images held out for validation")
     seed: int = knob(0, "seed of all that is drawn: the split, points, initial weights, batches")
     preset: str = knob(
-        "", "gconet, gconet_plus or paper: start from its settings; empty: from these"
+        "", "gconet, gconet_plus, aste or paper: start from its settings; empty: from these"
     )
 
     # Network

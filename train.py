@@ -474,8 +474,8 @@ def _require_shares(config: Config, smallest: int) -> None:
 def training_seed(config: Config, round_index: int, member: int) -> int:
     """Return the seed of a training, below 2^32; a trial's first one and the twin have its own.
 
-    The others are drawn by hashing: seed + 1 would be that of the next trial. With ``reseed`` it
-    counts the how-manieth training this is, whatever rounds went by untrained (``train_every``).
+    The others are drawn by hashing: seed + 1 would be that of the next trial. With ``reseed`` they
+    go by how many trainings came before, whatever rounds went by without one (``train_every``).
     """
     before = sum(trained < round_index for trained in config.trained_rounds)
     key = ["member", member] if member else []
