@@ -26,7 +26,7 @@ from utils.errors import UserError
 from utils.run_folder import list_snapshots
 
 CUT_SIZES = 256, 128
-"""Largest side of the grid that is cut, and that of large sets: GrabCut takes its time."""
+"""Largest side of the grid that is cut, and that of large sets, whose maps fill the memory."""
 
 MOST_BYTES = 2**31
 """Most that all maps may take of the memory (32768 images at 256 pixels); else they are small."""
@@ -45,6 +45,7 @@ class Taught:
             for that to be the label; with less, the label is the map as it was before colours. 0:
             it never is.
         colours: whether they are corrected by the picture's colours before they are cut.
+        cut_by: how they are cut, smoothing or grabcut; see `active_learning.cutting.cut`.
     """
 
     snapshots: int
@@ -53,6 +54,7 @@ class Taught:
     cut: bool = True
     trust: float = 0.5
     colours: bool = True
+    cut_by: str = "grabcut"
 
     @classmethod
     def of(cls, config: Config) -> Taught:
@@ -64,6 +66,7 @@ class Taught:
             cut=config.pseudo_cut,
             trust=config.pseudo_trust,
             colours=config.pseudo_colours,
+            cut_by=config.pseudo_cut_by,
         )
 
 
@@ -212,7 +215,7 @@ class Teacher:
         corrected = by_colours(image, prob) if self.how.colours else prob
         if self.how.cut:
             answers = gathered(torch.from_numpy(labels), (self.size, self.size)).numpy()
-            made = cut(image, corrected, answers, seed=index)
+            made = cut(image, corrected, answers, self.how.cut_by, seed=index)
         else:
             made = np.uint8(255) * (corrected > 0.5)
         trusted = overlap(corrected, made > 0) >= self.how.trust

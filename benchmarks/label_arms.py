@@ -141,6 +141,7 @@ ARMS: dict[str, Arm] = {
     "no_finer": Arm("pseudo labels of images as a training sees them", {"pseudo_finer": False}),
     "no_agreement": Arm("pseudo labels whatever was answered", {"pseudo_agree": False}),
     "no_colours": Arm("pseudo labels whatever colours there are", {"pseudo_colours": False}),
+    "smoothed": Arm("pseudo labels smoothed within edges", {"pseudo_cut_by": "smoothing"}),
     "no_cut": Arm("pseudo labels whatever edges there are", {"pseudo_cut": False}),
     "no_trust": Arm("no grey pseudo labels", {"pseudo_trust": 0.0}),
     "no_retrain": Arm("no last training on the same answers", {"retrain": 0}),

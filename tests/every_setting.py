@@ -40,6 +40,7 @@ OTHER = {
     "binarise_k": ("50", "60"),
     "refiner": ("map", "image"),
     "losses_pseudo": (("bce=2+iou", {"bce": 2.0, "iou": 1.0}), ("bce=3", {"bce": 3.0})),
+    "pseudo_cut_by": ("grabcut", "smoothing"),
     "pseudo_scale": ("1", "2"),
     "pseudo_trust": ("0.25", "0.75"),
     "keep_within": ("0", "0.5"),

@@ -31,7 +31,9 @@ def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
     """None in the first cycle of all; workers, too, see them change from epoch to epoch."""
     looks = itertools.count()
 
-    def stripes(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    def stripes(
+        image: np.ndarray, prob: np.ndarray, labels: np.ndarray, by: str, seed: int
+    ) -> np.ndarray:
         return np.uint8(255) * (np.indices(prob.shape)[1] // 2 % 3 == (look + seed) % 3)
 
     def watched_look(self: Teacher, epoch: int, machine: object) -> None:
@@ -44,7 +46,7 @@ def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
         assert any(name.startswith("pseudo/") for name in parts) == bool(self.teacher.seen)
         steps.append((self.round, self.epoch, bool(self.teacher.seen)))
         for index, found in zip(batch.indices.tolist(), batch.pseudo, strict=True):
-            expected = stripes(None, found.numpy(), None, index) if self.teacher.seen else 0
+            expected = stripes(None, found.numpy(), None, "", index) if self.teacher.seen else 0
             assert np.array_equal(found.numpy(), expected + np.zeros(found.shape))
         return total, parts
 
@@ -65,6 +67,7 @@ def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
         ("--snapshots 1 --pseudo_scale 1.5 --no-pseudo_agree", Taught(1, 64, False, True, 0.5)),
         ("--no-pseudo_cut --pseudo_trust 0.7", Taught(2, 32, True, False, 0.7)),
         ("--no-pseudo_colours", Taught(2, 32, True, True, 0.5, colours=False)),
+        ("--pseudo_cut_by smoothing", Taught(2, 32, True, True, 0.5, cut_by="smoothing")),
     ],
 )
 def test_pseudo_labels_are_made_as_the_settings_say(

@@ -25,6 +25,7 @@ CHOICES = {
     "refiner": ("none", "map", "image"),
     "label_mode": ("pixel", "region", "region_mask"),
     "oracle": ("mask", "human"),
+    "pseudo_cut_by": ("smoothing", "grabcut"),
     "ensemble": ("snapshots", "newest", "deep"),
     "first_points": ("random", "grid", "object"),
     "spend": ("image", "pool"),

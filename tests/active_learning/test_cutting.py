@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from active_learning.cutting import BINS, LEAST, SURE, WHOLE, by_colours, cut
+from active_learning.cutting import BINS, CONTRAST, LEAST, SPREAD, SURE, WHOLE, by_colours, cut
 
 SIZE = 32
+BY = ["smoothing", "grabcut"]
 NOTHING = np.zeros((2, SIZE, SIZE), np.uint8)
 
 
@@ -24,11 +25,12 @@ def picture_of_a_disc(rng: np.random.Generator) -> np.ndarray:
     return np.clip(colours + rng.normal(0, 6, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
 
 
-def test_a_vague_map_is_cut_along_the_pictures_edge() -> None:
+@pytest.mark.parametrize("by", BY)
+def test_a_vague_map_is_cut_along_the_pictures_edge(by: str) -> None:
     """Unsure of a broad ring, and wrong about most of it."""
     image = picture_of_a_disc(np.random.default_rng(0))
     prob = np.where(disc(4), 0.96, np.where(disc(13), 0.6, 0.04))
-    found = cut(image, prob, NOTHING, seed=0)
+    found = cut(image, prob, NOTHING, by, seed=0)
     assert found.dtype == np.uint8
     assert set(np.unique(found)) == {0, 255}
     assert ((prob > 0.5) != disc(9)).sum() > 200
@@ -38,32 +40,34 @@ def test_a_vague_map_is_cut_along_the_pictures_edge() -> None:
 def test_what_the_map_is_sure_of_stands() -> None:
     image = picture_of_a_disc(np.random.default_rng(1))
     prob = np.where(disc(13), 0.96, 0.04)
-    assert np.array_equal(cut(image, prob, NOTHING, seed=0) == 255, disc(13))
+    assert np.array_equal(cut(image, prob, NOTHING, "grabcut", seed=0) == 255, disc(13))
 
 
 def test_what_the_map_is_less_sure_of_does_not() -> None:
     image = picture_of_a_disc(np.random.default_rng(1))
     prob = np.where(disc(9), 0.96, np.where(disc(12), 1 - SURE - 0.01, 0.04))
-    assert np.array_equal(cut(image, prob, NOTHING, seed=0) == 255, disc(9))
+    assert np.array_equal(cut(image, prob, NOTHING, "grabcut", seed=0) == 255, disc(9))
     prob = np.where(disc(6), 0.96, np.where(disc(9), SURE + 0.01, 0.04))
-    assert np.array_equal(cut(image, prob, NOTHING, seed=0) == 255, disc(9))
+    assert np.array_equal(cut(image, prob, NOTHING, "grabcut", seed=0) == 255, disc(9))
 
 
-def test_the_majority_of_a_pixels_answers_counts() -> None:
+@pytest.mark.parametrize("by", BY)
+def test_the_majority_of_a_pixels_answers_counts(by: str) -> None:
     image = picture_of_a_disc(np.random.default_rng(2))
     labels = NOTHING.copy()
     labels[:, 1, 2], labels[:, 16, 16] = (1, 2), (2, 1)
     labels[:, 2, 2] = labels[:, 15, 15] = 1
-    found = cut(image, np.where(disc(9), 0.96, 0.04), labels, seed=0)
+    found = cut(image, np.where(disc(9), 0.96, 0.04), labels, by, seed=0)
     assert (found[1, 2], found[16, 16], found[2, 2], found[15, 15]) == (255, 0, 0, 255)
 
 
-def test_answers_stand_whatever_the_map_says() -> None:
+@pytest.mark.parametrize("by", BY)
+def test_answers_stand_whatever_the_map_says(by: str) -> None:
     image = picture_of_a_disc(np.random.default_rng(2))
     labels = NOTHING.copy()
     labels[1, 1, 2] = labels[0, 16, 16] = 1
     for prob in (np.where(disc(9), 0.96, 0.04), np.zeros((SIZE, SIZE)), np.ones((SIZE, SIZE))):
-        found = cut(image, prob, labels, seed=0)
+        found = cut(image, prob, labels, by, seed=0)
         assert found[1, 2] == 255
         assert found[16, 16] == 0
 
@@ -74,7 +78,7 @@ def test_too_few_pixels_make_no_colour_model(count: int) -> None:
     prob = np.full(SIZE * SIZE, 0.3)
     prob[:count] = 0.7
     for map_, few in ((prob, 255), (1 - prob, 0)):
-        found = cut(image, map_.reshape(SIZE, SIZE), NOTHING, seed=0)
+        found = cut(image, map_.reshape(SIZE, SIZE), NOTHING, "grabcut", seed=0)
         assert (found.ravel()[:count] == few).all()
         assert (found.ravel()[count:] == 255 - few).all()
 
@@ -85,7 +89,7 @@ def test_from_how_many_pixels_on_a_map_is_cut(count: int) -> None:
     image = picture_of_a_disc(np.random.default_rng(7))
     prob = np.full((SIZE, SIZE), 0.3)
     prob[tuple(np.argwhere(disc(9))[100 : 100 + count].T)] = 0.7
-    found = cut(image, prob, NOTHING, seed=0) == 255
+    found = cut(image, prob, NOTHING, "grabcut", seed=0) == 255
     assert np.array_equal(found, prob > 0.5) == (count < LEAST)
 
 
@@ -98,8 +102,52 @@ def test_cuts_repeat_bit_for_bit() -> None:
         prob = rng.uniform(SURE, 1 - SURE, (SIZE, SIZE))
         for drawn, cuts in enumerate(found):
             cv2.setRNGSeed(1 + drawn)
-            cuts.append(cut(image, prob, NOTHING, seed=5))
+            cuts.append(cut(image, prob, NOTHING, "grabcut", seed=5))
     assert np.array_equal(*found)
+
+
+def evened_out(image: np.ndarray, prob: np.ndarray) -> np.ndarray:
+    """Least squares along each row, then each column; three times, with ties ever weaker."""
+    found = prob.copy()
+    for step in range(6):
+        for line, colours in zip(found, image.astype(float), strict=True):
+            ties = np.exp(-np.linalg.norm(np.diff(colours, axis=0), axis=1) / CONTRAST)
+            both = np.diag(ties, 1) + np.diag(ties, -1)
+            laplacian = np.diag(both.sum(axis=1)) - both
+            strength = SPREAD / 4 ** (step // 2)
+            line[:] = np.linalg.solve(np.eye(len(line)) + strength * laplacian, line)
+        found, image = found.T, image.transpose(1, 0, 2)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_maps_are_smoothed_as_published(seed: int) -> None:
+    """The fast global smoother, of a picture that is not square."""
+    rng = np.random.default_rng(seed)
+    image = picture_of_a_disc(rng)[:24]
+    prob = rng.uniform(0, 1, (24, SIZE)) * np.where(disc(9)[:24], 1.02, 0.98)
+    even = evened_out(image, prob)
+    clear = np.abs(even - 0.5) > 1e-5
+    found = cut(image, prob, NOTHING[:, :24], "smoothing", seed=0)
+    assert np.array_equal(found[clear] == 255, even[clear] > 0.5)
+    assert clear.mean() > 0.99
+    assert 0.1 < (found == 255).mean() < 0.9
+    assert ((even > 0.5) != (prob > 0.5)).mean() > 0.1
+
+
+@given(st.integers(0, 10**6), st.sampled_from([None, 0.0, 1.0]), st.integers(2, 9))
+def test_any_map_can_be_smoothed(seed: int, flat: float | None, size: int) -> None:
+    """A hair above 1 as resizing leaves it, of one shade, and of four pixels."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, rng.choice([1, 3, 256]), (size, size, 3), dtype=np.uint8)
+    prob = rng.uniform(0, 1, (size, size)) if flat is None else np.full((size, size), flat)
+    labels = rng.integers(0, 2, (2, size, size))
+    found = cut(image, prob * (1 + 2e-7), labels, "smoothing", seed=0)
+    assert (found.shape, found.dtype) == (prob.shape, np.uint8)
+    assert (found[labels[0] > labels[1]] == 0).all()
+    assert (found[labels[1] > labels[0]] == 255).all()
+    rest = found[labels[0] == labels[1]]
+    assert np.isin(rest, [0, 255]).all() if flat is None else (rest == 255 * flat).all()
 
 
 def by_the_book(image: np.ndarray, prob: np.ndarray) -> np.ndarray:

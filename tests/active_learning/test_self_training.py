@@ -128,7 +128,9 @@ def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
 ) -> None:
     seen = {}
 
-    def watched(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    def watched(
+        image: np.ndarray, prob: np.ndarray, labels: np.ndarray, by: str, seed: int
+    ) -> np.ndarray:
         seen[seed] = (image, prob, labels)
         return np.full(prob.shape, 255 * (seed % 2), np.uint8)
 
@@ -190,7 +192,9 @@ def test_maps_are_cut_as_they_are_where_colours_do_not_count(
     monkeypatch.delattr(self_training, "by_colours")
     seen = []
 
-    def watched(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    def watched(
+        image: np.ndarray, prob: np.ndarray, labels: np.ndarray, by: str, seed: int
+    ) -> np.ndarray:
         seen.append(seed)
         return np.uint8(255) * (prob > 0.5)
 
@@ -231,7 +235,9 @@ def test_large_images_are_cut_small_and_grown_again(
 ) -> None:
     seen = []
 
-    def watched(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    def watched(
+        image: np.ndarray, prob: np.ndarray, labels: np.ndarray, by: str, seed: int
+    ) -> np.ndarray:
         seen.append((image, prob, labels))
         return np.uint8(255) * (np.indices(prob.shape)[0] < 8)
 
