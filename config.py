@@ -128,7 +128,7 @@ class Config:
     pseudo_agree: bool = knob(True, "correct those maps by the answers, and what is like them")
     pseudo_colours: bool = knob(True, "correct those maps by the picture's colours")
     pseudo_cut: bool = knob(True, "then cut them along the picture's edges")
-    pseudo_cut_by: str = knob("grabcut", "how: grabcut, or smoothing (of the map, within edges)")
+    pseudo_cut_by: str = knob("grabcut", "how: grabcut, or smoothing (within edges; faster)")
     pseudo_trust: float = knob(
         0.5,
         "least overlap (soft IoU) of a map and its cut (or itself at one half); with less an image "

@@ -168,7 +168,7 @@ class Trainer(Learner):
                 f"{earlier}: fewer than {config.snapshots} snapshots: delete {last} and "
                 f"{run.trained(self.arm, before)}, and train that round again"
             )
-        own = run.snapshots(self.arm, self.round, self.member) if self.knows_more else None
+        own = self.snapshots if self.knows_more else None
         count = config.at_a_time
         images, samples = self.images, self.images.samples
         size = look_size(samples, config)
@@ -181,7 +181,7 @@ class Trainer(Learner):
     def _build(self) -> None:
         """Make network and optimiser, from the last whole epoch where there is one."""
         config = self.config
-        last = self.run.checkpoint(self.arm, self.round, "last", self.member)
+        last = self.last
         state = load_checkpoint(last, ("model", "config", "training")) if last.exists() else None
         if state is not None:
             settings.require_same(config, state["config"], last)
@@ -194,7 +194,7 @@ class Trainer(Learner):
             print(f"backbone weights: not in the file: {', '.join(report.missing)}")
         if state is None and distributed.is_main():
             # Of a training that is begun anew none may stay: it may have had other settings.
-            shutil.rmtree(self.run.snapshots(self.arm, self.round, self.member), True)
+            shutil.rmtree(self.snapshots, True)
         if state is not None:
             load_weights_into(model, state, last)
         elif warm:
@@ -210,17 +210,14 @@ class Trainer(Learner):
                     f"{last}: what it says of the training is damaged ({reason}): delete it to "
                     "train anew"
                 ) from None
-            self._check_snapshots(last)
+            self._check_snapshots()
 
-    def _check_snapshots(self, last: Path) -> None:
+    def _check_snapshots(self) -> None:
         """Raise `UserError` where a snapshot of an earlier epoch has gone: it would not teach."""
-        folder = self.run.snapshots(self.arm, self.round, self.member)
         for epoch in self.snapshot_epochs:
-            if epoch <= self.epoch and not (folder / snapshot_name(epoch)).exists():
-                raise UserError(
-                    f"{folder / snapshot_name(epoch)}: the snapshot has gone: delete {last} to "
-                    "train anew"
-                )
+            path = self.snapshots / snapshot_name(epoch)
+            if epoch <= self.epoch and not path.exists():
+                raise UserError(f"{path}: the snapshot has gone: delete {self.last} to train anew")
 
     def new_network(self, source: str) -> tuple[SaliencyNet, WeightReport]:
         """Build the network, its backbone with the weights of ``source`` (`models.load_weights`).
@@ -232,10 +229,9 @@ class Trainer(Learner):
 
     def _restore(self, state: dict[str, Any]) -> None:
         if state.get("images", self.image_names) != self.image_names:
-            last = self.run.checkpoint(self.arm, self.round, "last", self.member)
             raise UserError(
-                f"{last}: the pictures of {self.config.trainset} are not those that it was trained "
-                "on: put them back, or delete it to train anew"
+                f"{self.last}: the pictures of {self.config.trainset} are not those that it was "
+                "trained on: put them back, or delete it to train anew"
             )
         self.load_learning_state(state)
         self.epoch, self.best = int(state["epoch"]), float(state["best"])
@@ -281,6 +277,16 @@ class Trainer(Learner):
         summary = {"arm": self.arm, "round": self.round, "epochs": self.epoch}
         seconds = sum(row["seconds"] for row in self.rows)
         return summary | {"best_val_MAE": self.best, "seconds": round(seconds, 1)}
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that this training goes on from."""
+        return self.run.checkpoint(self.arm, self.round, "last", self.member)
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of this training's snapshots."""
+        return self.run.snapshots(self.arm, self.round, self.member)
 
     @property
     def _name(self) -> str:
@@ -371,8 +377,7 @@ class Trainer(Learner):
         """Count a step that was skipped, or raise `UserError` where that is not wanted."""
         samples = self.images.samples
         names = ", ".join(samples[index].name for _, index in keys)
-        last = self.run.checkpoint(self.arm, self.round, "last", self.member)
-        kept = f"{last}, after epoch {self.epoch}" if last.exists() else "none yet"
+        kept = f"{self.last}, after epoch {self.epoch}" if self.last.exists() else "none yet"
         at = f"epoch {self.epoch + 1}, batch {self.sums.batches + 1} ({names})"
         remedy = "lower --lr (or set --precision fp32) in a new trial"
         if self.config.on_nan == "stop":
@@ -399,8 +404,7 @@ class Trainer(Learner):
         """
         weights = self._weights(error.mean)
         if self.epoch in self.snapshot_epochs:
-            folder = self.run.snapshots(self.arm, self.round, self.member)
-            self._write(folder / snapshot_name(self.epoch), weights)
+            self._write(self.snapshots / snapshot_name(self.epoch), weights)
         if self.latest.takes(error):
             self.best = error.mean
             if self.member == 0:
@@ -427,8 +431,7 @@ class Trainer(Learner):
             "sums": self.sums.state(),
             "images": self.image_names,
         }
-        last = self.run.checkpoint(self.arm, self.round, "last", self.member)
-        self._write(last, weights | {"training": training})
+        self._write(self.last, weights | {"training": training})
         distributed.barrier()
 
     @staticmethod

@@ -3,11 +3,11 @@
     python benchmarks/pseudo_labels.py --trial T --round 1 --images 180
 
 Of a trial whose round is asked: the pseudo labels that its training begins with, made by the
-snapshots of the round before and the answers so far, with more and more of their parts and without
-each one, beside the masks. In the last line the images whose map and cut have little in common
-have grey labels (``--pseudo_trust``), which are counted at one half: the last columns tell how many
-have cut ones, and the IoU of either kind. Masks are opened to count wrong pixels; no training sees
-the result.
+snapshots of the round before and the answers so far, with more and more of their parts, cut in
+either way, and without each part, beside the masks. In the last line the images whose map and cut
+have little in common have grey labels (``--pseudo_trust``), which are counted at one half: the last
+columns tell how many have cut ones, and the IoU of either kind. Masks are opened to count wrong
+pixels; no training sees the result.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def ways_of(taught: Taught, size: int) -> dict[str, Taught]:
         size: side of the images that are not enlarged.
     """
     taught, trusting = dataclasses.replace(taught, trust=0.0), taught
+    other = "smoothing" if taught.cut_by == "grabcut" else "grabcut"
     uncut = dataclasses.replace(taught, cut=False)
     agreed = dataclasses.replace(uncut, colours=False)
     plain = dataclasses.replace(agreed, side=size, agree=False)
@@ -82,7 +83,8 @@ def ways_of(taught: Taught, size: int) -> dict[str, Taught]:
         "+ of enlarged images": dataclasses.replace(plain, side=taught.side),
         "+ in agreement with the answers": agreed,
         "+ corrected by colours": uncut,
-        "+ cut": taught,
+        f"+ cut ({taught.cut_by})": taught,
+        f"... by {other}": dataclasses.replace(taught, cut_by=other),
         "all but enlarging": dataclasses.replace(taught, side=size),
         "all but agreement": dataclasses.replace(taught, agree=False),
         "all but colours": dataclasses.replace(taught, colours=False),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,8 @@ def test_a_mask_without_outline_is_far_from_it(value: bool) -> None:
 
 def test_ways_build_up_and_take_away() -> None:
     ways = list(benchmark.ways_of(Taught(3, 160, True, True, 0.5), 128).values())
+    assert ways.pop(5) == dataclasses.replace(ways[4], cut_by="smoothing")
+    assert {way.cut_by for way in ways} == {"grabcut"}
     told = [(way.snapshots, way.side, way.agree, way.cut, way.colours, way.trust) for way in ways]
     assert told == [
         (3, 128, False, False, False, 0),
@@ -56,8 +60,8 @@ def test_the_table_of_a_trial(tiny: list[str], capsys: pytest.CaptureFixture) ->
     capsys.readouterr()
     benchmark.main([*tiny, "--images", "5"])
     lines = capsys.readouterr().out.splitlines()
-    values = [line.split()[-6:] for line in lines if line.startswith(("the", "+", "all"))]
-    assert len(values) == 10
+    values = [line.split()[-6:] for line in lines if line.startswith(("the", "+", "...", "all"))]
+    assert len(values) == 11
     assert {trusted for *_, trusted, _, _ in values[:-1]} == {"100.0"}
     for wrong, far, overlap, trusted, *of_some in values:
         assert 0 <= float(far) <= float(wrong) <= 100
