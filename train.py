@@ -388,7 +388,8 @@ class Trainer(Learner):
         if not self.sums.skip(len(self.sampler)):
             raise UserError(
                 f"{self.folder}: {error} in {at}, the {self.sums.skipped}. step skipped in this "
-                f"epoch: {remedy}; the last good checkpoint: {kept}"
+                f"epoch, the {self.sums.in_a_row}. in a row: {remedy}; the last good checkpoint: "
+                f"{kept}"
             ) from None
 
     def _set_rates(self, step: int) -> None:
@@ -409,7 +410,7 @@ class Trainer(Learner):
             self.best = error.mean
             if self.member == 0:
                 self._write(self.run.checkpoint(self.arm, self.round, "best"), weights)
-        self.sums = EpochSums()
+        self.sums = self.sums.next_epoch()
         # Last of all: an epoch counts as done when this file holds it.
         self._save_last(weights)
 

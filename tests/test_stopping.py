@@ -235,6 +235,31 @@ def test_a_step_without_a_number_is_skipped_and_counted(
     )
 
 
+def test_the_only_step_of_an_epoch_may_be_skipped(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = spoil(monkeypatch, {1})
+    flags = [*tiny, "--on_nan", "skip", "--batch_size", "64"]
+    train.main([*flags, "--arm", "dense"])
+    rows = read_rows(run_of(flags).root / "dense/log.csv", ("skipped", "loss", "bce"))
+    assert seen == [1, 2]
+    assert [(float(row["skipped"]), row["loss"] == "nan") for row in rows] == [
+        (1, True),
+        (0, False),
+    ]
+    assert [row["bce"] == "" for row in rows] == [True, False]
+
+
+def test_steps_skipped_in_a_row_are_counted_from_epoch_to_epoch(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = spoil(monkeypatch, set(range(2, 99)))
+    flags = [*tiny, "--arm", "dense", "--on_nan", "skip", "--batch_size", "64", "--epochs", "20"]
+    with pytest.raises(UserError, match=r"epoch 12, batch 1 .* the 1\. step .* the 11\. in a row"):
+        train.main(flags)
+    assert len(seen) == 12
+
+
 def test_a_skipped_step_in_half_precision_is_followed_by_others(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ class EpochSums:
         batches: how many are done, the skipped ones included.
         losses: the sum of each loss, of this process's share.
         skipped: batches whose step was not taken.
-        in_a_row: how many of them came last.
+        in_a_row: steps skipped since one was last taken, in earlier epochs, too.
         seconds: that the epoch took before it was interrupted.
     """
 
@@ -51,9 +52,17 @@ class EpochSums:
         return self.in_a_row <= IN_A_ROW and self.skipped <= max(1, SHARE * length)
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each loss over the steps that were taken, of all processes."""
+        """Return the mean of each loss over the steps that were taken, of all processes.
+
+        Where none was taken the loss is no number.
+        """
         steps = max(self.batches - self.skipped, 1)
-        return {name: float(value) / steps for name, value in self._whole().items()}
+        found = {name: float(value) / steps for name, value in self._whole().items()}
+        return found or {"loss": math.nan}
+
+    def next_epoch(self) -> EpochSums:
+        """Return what the next epoch begins with: steps skipped in a row may go on there."""
+        return EpochSums(in_a_row=self.in_a_row)
 
     def _whole(self) -> dict[str, Tensor]:
         if not self.losses:
