@@ -83,6 +83,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._edits = 0
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -92,10 +93,15 @@ class Journal:
         self._read = b""
 
     def answers(self) -> list[Answer]:
-        """Return all answers, in the order in which they came.
+        """Return all answers, in the order in which they came; raise as `read`."""
+        return self.read()[1]
+
+    def read(self) -> tuple[int, list[Answer]]:
+        """Return how often the file was seen to be edited, and all answers in their order.
 
         Only what is new is parsed, unless what was read before is no longer there as it was: then
-        somebody has changed the file, and all of it is.
+        somebody has edited the file, and all of it is. While the first number stays the same,
+        answers were only added.
 
         Raises:
             UserError: a line is damaged; names the file and the line.
@@ -103,8 +109,9 @@ class Journal:
         with self._lock:
             state, found = read_if_changed(self.path, self._state)
             if state == self._state:
-                return list(self._answers)
+                return self._edits, list(self._answers)
             if not found.startswith(self._read):
+                self._edits += 1
                 self._start_anew()
             lines, end = whole_lines(self.path, found, len(self._read), self._is_whole)
             new = []
@@ -116,7 +123,7 @@ class Journal:
             self._answers += new
             self._lines, self._read = self._lines + len(lines), found[:end]
             self._state = state
-            return list(self._answers)
+            return self._edits, list(self._answers)
 
     def append(self, answer: Answer) -> None:
         """Add an answer; when this returns, the disk holds it.

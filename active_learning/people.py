@@ -101,12 +101,12 @@ class OpenQuestions:
     def __init__(self, paths: Sequence[Path], journal: Journal) -> None:
         self.files = [read_questions(path) for path in paths]
         self.journal = journal
-        self._seen = 0
+        self._edits, self._seen = 0, 0
         self._one: Question | None = None
 
     def list(self) -> list[Question]:
         """Return the open questions, in the order of the files."""
-        answers = self.journal.answers()
+        self._edits, answers = self.journal.read()
         self._seen, stands = len(answers), standing(answers)
         found = [
             question
@@ -120,12 +120,13 @@ class OpenQuestions:
     def none(self) -> bool:
         """Whether all is answered.
 
-        An open question stays open, and wanted, until something is said of its image: so the last
-        one is kept in mind, and all are counted again only then.
+        An open question stays open, and wanted, until something is said of its image, or the
+        journal is edited: so the last one is kept in mind, and all are counted again only then.
         """
-        answers = self.journal.answers()
+        edits, answers = self.journal.read()
         new = answers[self._seen :]
-        if self._one is not None and all(answer.image != self._one.image for answer in new):
+        one = self._one if edits == self._edits else None
+        if one is not None and all(answer.image != one.image for answer in new):
             self._seen = len(answers)
             return False
         return not self.list()

@@ -65,7 +65,7 @@ class Queue:
         self._files: list[QuestionsFile] = []
         self._known: dict[Pixel, Question] = {}
         self._closed: set[Pixel] = set()
-        self._read = 0
+        self._edits, self._read = 0, 0
         self._rows: dict[Pixel, list[Answer]] = {}
         self._standing: dict[Pixel, list[Answer]] = {}
         self._mine: dict[str, dict[Pixel, None]] = {}
@@ -249,21 +249,24 @@ class Queue:
         return [question.pixel for one in found for question in one.open]
 
     def _sync(self) -> None:
-        """Take what is new in the journal, written here or elsewhere."""
-        answers = self.journal.answers()
-        if len(answers) < self._read:  # another file by now
-            self._read, self._rows, self._standing, self._mine = 0, {}, {}, {}
+        """Take what is new in the journal, written here or elsewhere; all, if it was edited."""
+        edits, answers = self.journal.read()
+        changed: dict[Pixel, None] = {}
+        if edits != self._edits:
+            changed = dict.fromkeys(self._rows)  # of which nothing may be said any more
+            self._edits, self._read = edits, 0
+            self._rows, self._standing, self._mine = {}, {}, {}
         for answer in answers[self._read :]:
             self._rows.setdefault(answer.pixel, []).append(answer)
             mine = self._mine.setdefault(answer.annotator, {})
             mine.pop(answer.pixel, None)
             if answer.answer != UNDO:
                 mine[answer.pixel] = None
-        changed = dict.fromkeys(answer.pixel for answer in answers[self._read :])
+        changed |= dict.fromkeys(answer.pixel for answer in answers[self._read :])
         self._read = len(answers)
         for pixel in changed:
             self._standing.pop(pixel, None)
-            self._standing |= standing(self._rows[pixel])
+            self._standing |= standing(self._rows.get(pixel, ()))
             self._note_second(pixel)
         for image in dict.fromkeys(pixel[0] for pixel in changed):
             for file in self._files:

@@ -19,9 +19,13 @@ class Memory:
 
     def __init__(self) -> None:
         self.rows: list[Answer] = []
+        self.edits = 0
+
+    def read(self) -> tuple[int, list[Answer]]:
+        return self.edits, list(self.rows)
 
     def answers(self) -> list[Answer]:
-        return list(self.rows)
+        return self.read()[1]
 
     def append(self, answer: Answer) -> None:
         self.rows.append(answer)
@@ -234,6 +238,27 @@ def test_what_others_write_into_the_journal_is_taken_up() -> None:
     time = "2026-01-31T12:00:00Z"
     queue.journal.append(Answer("0.png", 0, 0, "f", 0, "imported", 0.0, time))
     assert [q.x for q in queue.take("ann", 2)] == [1]
+
+
+def test_an_edited_journal_is_taken_up_as_a_whole() -> None:
+    """One answer became "can't say", which wants the reserve; the other image's have gone."""
+    queue, _ = make(questions(2, 2, spare=1), twice=1.0)
+    work_off(queue, "ann")
+    work_off(queue, "bob")
+    assert queue.counts() == (4, 4, 0)
+    rows = queue.journal.rows
+    rows[:] = [row for row in rows if row.annotator == "ann" and row.image == "0.png"]
+    rows[0] = rows[0]._replace(answer="s")
+    queue.journal.edits += 1
+    asked = {("0.png", 2, 0), ("1.png", 0, 1), ("1.png", 1, 1)}
+    assert {q.pixel for q in queue.take("ann", 9)} == asked
+    assert queue.counts() == (4, 1, 0)
+    assert [one.pixel for one in queue.mine("ann", 9)] == [row.pixel for row in rows[::-1]]
+    assert queue.mine("bob", 9) == []
+    # His second opinions have gone; what ann holds is hers.
+    assert {q.pixel for q in queue.take("bob", 9)} == {row.pixel for row in rows}
+    work_off(queue, "ann")
+    assert queue.counts() == (4, 4, 0)
 
 
 def test_an_image_that_cannot_be_shown_is_complete_and_asked_of_nobody() -> None:

@@ -119,7 +119,8 @@ def test_a_file_that_somebody_changed_is_read_anew(tmp_path, change):
         path.unlink(missing_ok=True)
         Journal(path).extend([said("f", x, image=f"{x:04d}.jpg") for x in range(count)])
         reader = Journal(path)
-        assert len(reader.answers()) == count
+        edits, found = reader.read()
+        assert (edits, len(found)) == (0, count)
         text = path.read_text()
         if change == "other":
             text = HEADER + "".join(sorted(text.splitlines(True)[1:], reverse=True)) * 2
@@ -133,7 +134,8 @@ def test_a_file_that_somebody_changed_is_read_anew(tmp_path, change):
         path.write_text(text, newline="")
         os.utime(path, ns=(later, later))
         expected = Journal(path).answers()
-        assert reader.answers() == expected
+        grown = change == "other" and count == 1  # the same line twice
+        assert reader.read() == reader.read() == (0 if grown else 1, expected)
         assert len(expected) == {"other": 2 * count, "fewer": count - 1}.get(change, count)
         assert (expected[:1] == [said("b", image="0000.jpg")]) == (change == "one letter")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -112,6 +113,30 @@ def test_open_questions_are_counted_as_answers_come(config, journal):
     done = next(q for q in read_questions(paths[1]) if q.pixel in standing(journal.answers()))
     journal.append(said("u", done.x, image=done.image))
     assert not still.none()
+
+
+@pytest.mark.parametrize("change", ["can't say", "deleted", "undo deleted"])
+def test_an_edited_journal_is_counted_through(config, journal, change):
+    """What was edited is of another image than the last question that was seen to be open."""
+    still = OpenQuestions(questions_of(RunFolder(config.run_folder)), journal)
+    for image in "abc":
+        for x in range(2):
+            journal.append(said("f", x, image=image))
+    if change == "undo deleted":
+        journal.append(said("u", 1, image="c"))
+    assert still.none() == (change != "undo deleted")
+    lines = journal.path.read_text().splitlines(True)
+    if change == "can't say":
+        lines[1] = lines[1].replace(",f,", ",s,")
+    else:
+        lines.pop(1 if change == "deleted" else -1)
+    later = journal.path.stat().st_mtime_ns + 10**9
+    journal.path.write_text("".join(lines))
+    os.utime(journal.path, ns=(later, later))
+    assert still.none() == (change == "undo deleted")
+    if change == "can't say":
+        journal.append(said("b", 2, image="a"))
+        assert still.none()
 
 
 def test_the_answers_of_other_images_are_not_counted_through(config, journal, monkeypatch):
