@@ -123,7 +123,7 @@ class Config:
     )
     pseudo_scale: float = knob(1.25, "snapshots see images enlarged by this to make pseudo labels")
     pseudo_finer: bool = knob(
-        True, "in the pictures' own detail, and cut at 256 pixels, not as a training sees them"
+        True, "in the pictures' own detail, and cut at 256 pixels, where a training sees fewer"
     )
     pseudo_agree: bool = knob(True, "correct those maps by the answers, and what is like them")
     pseudo_colours: bool = knob(True, "correct those maps by the picture's colours")

@@ -101,12 +101,19 @@ def cut(image: np.ndarray, prob: np.ndarray, labels: np.ndarray, by: str, seed: 
         uint8 (S, S): 255 for foreground, 0 for background.
     """
     away, on = labels[0] > labels[1], labels[1] > labels[0]
-    if by == "grabcut":
-        found = _grabcut(image, prob, away, on, seed)
-    else:
-        even = cv2.ximgproc.fastGlobalSmootherFilter(image, np.float32(prob), SPREAD, CONTRAST)
-        found = ((even > 0.5) | on) & ~away
-    return np.uint8(255) * found
+    return np.uint8(255) * _WAYS[by](image, prob, away, on, seed)
+
+
+def can_smooth() -> bool:
+    """Tell whether this OpenCV has what `cut` smooths with (its contrib modules)."""
+    return hasattr(cv2, "ximgproc")
+
+
+def _smoothing(
+    image: np.ndarray, prob: np.ndarray, away: np.ndarray, on: np.ndarray, seed: int
+) -> np.ndarray:
+    even = cv2.ximgproc.fastGlobalSmootherFilter(image, np.float32(prob), SPREAD, CONTRAST)
+    return ((even > 0.5) | on) & ~away
 
 
 def _grabcut(
@@ -115,12 +122,15 @@ def _grabcut(
     guess = np.where(prob > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     guess[on | (~away & (prob > 1 - SURE))] = cv2.GC_FGD
     guess[away | (~on & (prob < SURE))] = cv2.GC_BGD
-    share = _foreground(guess).mean()
-    if min(share, 1 - share) * guess.size >= LEAST:
+    count = np.count_nonzero(_foreground(guess))
+    if min(count, guess.size - count) >= LEAST:
         cv2.setRNGSeed(seed)  # of this thread
         models = np.zeros((1, 65)), np.zeros((1, 65))
         cv2.grabCut(image[..., ::-1].copy(), guess, None, *models, CUTS, cv2.GC_INIT_WITH_MASK)
     return _foreground(guess)
+
+
+_WAYS = {"smoothing": _smoothing, "grabcut": _grabcut}
 
 
 def overlap(prob: np.ndarray, made: np.ndarray) -> float:

@@ -34,10 +34,11 @@ def test_a_mask_without_outline_is_far_from_it(value: bool) -> None:
     assert benchmark.faults(mask, mask) == (0, 0, 1)
 
 
-def test_ways_build_up_and_take_away() -> None:
-    ways = list(benchmark.ways_of(Taught(3, 160, True, True, 0.5), 128).values())
-    assert ways.pop(5) == dataclasses.replace(ways[4], cut_by="smoothing")
-    assert {way.cut_by for way in ways} == {"grabcut"}
+@pytest.mark.parametrize(("by", "other"), [("grabcut", "smoothing"), ("smoothing", "grabcut")])
+def test_ways_build_up_and_take_away(by: str, other: str) -> None:
+    ways = list(benchmark.ways_of(Taught(3, 160, True, True, 0.5, cut_by=by), 128).values())
+    assert ways.pop(5) == dataclasses.replace(ways[4], cut_by=other)
+    assert {way.cut_by for way in ways} == {by}
     told = [(way.snapshots, way.side, way.agree, way.cut, way.colours, way.trust) for way in ways]
     assert told == [
         (3, 128, False, False, False, 0),

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import cv2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -202,6 +203,10 @@ SPREAD = ["--rounds", "5", "--points_per_image", "10", "--points_per_round"]
         (["--mask_operation", "c"], "--mask_operation c .* without classify_masked"),
         (["--triplet_margin", "1"], "--triplet_margin 1.0 has no meaning without triplet:"),
         (["--preset", "gconet", "--no-grouped"], "--relation gam has no meaning without grouped"),
+        (
+            ["--no-pseudo_cut", "--pseudo_cut_by", "smoothing"],
+            "--pseudo_cut_by smoothing has no meaning without pseudo_cut: give --pseudo_cut, too",
+        ),
     ],
 )
 def test_values_that_cannot_be_meant(argv, told, tmp_path, monkeypatch):
@@ -242,6 +247,17 @@ def test_the_defaults_go_together():
     settings.check_names(Config(attack="none", acquisition="entropy"))
     assert set(SAMPLE) <= set(FIELDS)
     assert set(FIELDS) > FREE
+
+
+def test_smoothing_wants_the_contrib_modules(monkeypatch):
+    smoothing = Config(pseudo_cut_by="smoothing")
+    settings.check_names(smoothing)
+    monkeypatch.delattr(cv2, "ximgproc")
+    settings.check_names(Config())
+    with pytest.raises(
+        UserError, match=r"no cv2\.ximgproc: install opencv-contrib-python-headless"
+    ):
+        settings.check_names(smoothing)
 
 
 def test_a_deep_ensemble_is_not_trained_to_be_ignored():

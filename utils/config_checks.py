@@ -42,7 +42,7 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
 
     Args:
         config: the settings.
-        defaults: the default of every field; what has no effect must have it.
+        defaults: the default of every field, which a part has that is nothing without another.
         presets: names of the presets.
 
     Raises:
@@ -170,7 +170,7 @@ def _check_oracle(
 
 
 def _check_parts(config: Config, defaults: Mapping[str, Any]) -> None:
-    """Raise `UserError` for a part of the network that has no meaning without another."""
+    """Raise `UserError` for a part that has no meaning without another."""
     refines = config.refiner != "none" or config.binarise == "decoder"
     for name, other, there in (
         ("relation", "grouped", config.grouped),
@@ -184,6 +184,7 @@ def _check_parts(config: Config, defaults: Mapping[str, Any]) -> None:
         ("triplet_margin", "triplet", config.triplet),
         ("binarise", "refiner", refines),
         ("binarise_k", "binarise", config.binarise != "none"),
+        ("pseudo_cut_by", "pseudo_cut", config.pseudo_cut),
     ):
         value, off = getattr(config, name), defaults[name]
         if value != off and not there:

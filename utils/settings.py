@@ -46,9 +46,10 @@ def check_names(config: Config) -> None:
     """Look every name up in its registry.
 
     Raises:
-        UserError: a name is unknown, or names do not go together.
+        UserError: a name is unknown, names do not go together, or what one needs is not installed.
     """
     from active_learning.attacks import ATTACKS
+    from active_learning.cutting import can_smooth
     from active_learning.diversity import DIVERSITY
     from active_learning.uncertainty import ACQUISITIONS
     from losses import LABEL_FREE, LOSSES
@@ -76,6 +77,11 @@ def check_names(config: Config) -> None:
     for field, useless in (("losses_points", of_no_point), ("losses_dense", LABEL_FREE)):
         if not {name for name, weight in getattr(config, field).items() if weight} - useless:
             raise UserError(f"--{field}: learns nothing from the labels: add bce or iou")
+    if config.pseudo_cut_by == "smoothing" and not can_smooth():
+        raise UserError(
+            "--pseudo_cut_by smoothing: this OpenCV has no cv2.ximgproc: install "
+            "opencv-contrib-python-headless in its place, or give grabcut"
+        )
     acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
     if acquisition.needs_attack and config.attack == "none":
         raise UserError(

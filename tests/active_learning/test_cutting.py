@@ -83,6 +83,17 @@ def test_too_few_pixels_make_no_colour_model(count: int) -> None:
         assert (found.ravel()[count:] == 255 - few).all()
 
 
+@pytest.mark.parametrize("side", [32, 35, 37])
+@pytest.mark.parametrize("count", [LEAST - 1, LEAST])
+def test_from_how_many_pixels_of_ground_on_a_map_is_cut(count: int, side: int) -> None:
+    image = np.full((side, side, 3), 90, np.uint8)
+    image[: side // 2] = 200
+    prob = np.full((side, side), 0.7)
+    prob[tuple(np.argwhere(image[..., 0] == 90)[:count].T)] = 0.3
+    found = cut(image, prob, np.zeros((2, side, side)), "grabcut", seed=0) == 255
+    assert np.array_equal(found, prob > 0.5) == (count < LEAST)
+
+
 @pytest.mark.parametrize("count", [LEAST - 1, LEAST])
 def test_from_how_many_pixels_on_a_map_is_cut(count: int) -> None:
     """Few of the object's, and no other pixel is sure: a cut must give more."""

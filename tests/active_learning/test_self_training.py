@@ -186,8 +186,9 @@ def test_a_cut_is_trusted_by_the_map_that_colours_have_corrected(
         np.testing.assert_allclose(label, 255 if value > 0.5 else 255 * prob, atol=0.6)
 
 
+@pytest.mark.parametrize("by", ["smoothing", "grabcut"])
 def test_maps_are_cut_as_they_are_where_colours_do_not_count(
-    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     monkeypatch.delattr(self_training, "by_colours")
     seen = []
@@ -195,12 +196,13 @@ def test_maps_are_cut_as_they_are_where_colours_do_not_count(
     def watched(
         image: np.ndarray, prob: np.ndarray, labels: np.ndarray, by: str, seed: int
     ) -> np.ndarray:
+        assert by == how.cut_by
         seen.append(seed)
         return np.uint8(255) * (prob > 0.5)
 
     monkeypatch.setattr(self_training, "cut", watched)
     save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
-    how = dataclasses.replace(DEFAULT, colours=False)
+    how = dataclasses.replace(DEFAULT, colours=False, cut_by=by)
     teacher_of(images, tmp_path / "own", None, how).look(1, MACHINE)
     assert sorted(seen) == list(range(len(images)))
 
