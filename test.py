@@ -28,8 +28,9 @@ from datasets.index import (
     EXTENSIONS,
     is_hidden,
     list_set,
-    split_set_names,
+    test_set_names,
 )
+from datasets.maps import check_utf8
 from datasets.scoring import file_state
 from models.group_view import GroupView, view_group
 from models.stored import load_model
@@ -47,6 +48,9 @@ from utils.stages import run_stage
 
 Job = tuple[Path, Path]
 """A picture and where its map goes."""
+
+_ABOUT = ("arm", "round", "epoch", "val_MAE", "relation")
+"""What a note says of the weights beside their fingerprint."""
 
 
 class Segmenter:
@@ -75,8 +79,9 @@ class Segmenter:
             height, width = picture.shape[:2]
             if not np.isfinite(prob).all():
                 raise UserError(
-                    "the network's maps are not finite: set --precision fp32; if they stay so, the "
-                    "training diverged: train again with a lower --lr"
+                    "the network's maps are not finite: train again, in a new trial, with "
+                    "--precision fp32, or with a lower --lr if the training diverged (--input and "
+                    "--precision fp32 tell)"
                 )
             soft = cv2.resize(prob, (width, height), interpolation=cv2.INTER_LINEAR)
             grown.append(np.rint(soft * 255).astype(np.uint8))
@@ -197,19 +202,20 @@ def test_trial(
     """
     run = RunFolder(config.run_folder)
     machine = choose_machine(config.device, config.precision)
-    sets = {name: list_set(config.data_root, name) for name in _test_sets(config)}
+    sets = {name: list_set(config.data_root, name) for name in test_set_names(config.testsets)}
     if run.validation_points.exists():
         sets[VALIDATION] = settings.training_images(config)[1]
     for checkpoint in checkpoints:
         name = run.checkpoint_name(checkpoint)
         folder = run.predictions / name
-        if is_main():
-            _begin(checkpoint, folder, str(checkpoint.resolve().relative_to(run.root.resolve())))
-        barrier()
         jobs = {
             set_name: [(sample.image, folder / map_of(sample.name, set_name)) for sample in samples]
             for set_name, samples in sets.items()
         }
+        if is_main():
+            told = str(checkpoint.resolve().relative_to(run.root.resolve()))
+            _begin(checkpoint, folder, [job for work in jobs.values() for job in work], told, True)
+        barrier()
         # All decide as one, before any of them makes a map.
         if not any_of(any(not target.exists() for work in jobs.values() for _, target in work)):
             continue
@@ -224,25 +230,6 @@ def test_trial(
 def _memory(config: Config) -> AbstractContextManager:
     what = f"making maps of {config.at_a_time} pictures at a time"
     return memory_advice(what, ["--device cpu", "with --input also a smaller --batch_size"])
-
-
-def _test_sets(config: Config) -> list[str]:
-    names = split_set_names(config.testsets) if config.testsets else []
-    if VALIDATION in names:
-        raise UserError(f"--testsets: '{VALIDATION}' is the held-out split: rename that set")
-    return names
-
-
-def _begin(checkpoint: Path, folder: Path, path_in_run: str) -> None:
-    """Note which weights make the maps; drop maps that other weights made."""
-    note = folder / "made_from.json"
-    mark = fingerprint(checkpoint)
-    if note.exists() and read_object(note).get("fingerprint") == mark:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    state = load_checkpoint(checkpoint)
-    about = {key: state.get(key) for key in ("arm", "round", "epoch", "val_MAE")}
-    write_json(note, {"checkpoint": path_in_run, "fingerprint": mark, **about})
 
 
 def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) -> int:
@@ -263,13 +250,14 @@ def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) ->
         raise UserError(f"--output {target}: holds the pictures: name another folder")
     if not pictures:
         raise UserError(f"--input {source}: no pictures ({', '.join(sorted(EXTENSIONS))}) in it")
+    check_utf8((str(path.relative_to(source)) for path in pictures), source)
     jobs = [(p, (target / p.relative_to(source)).with_suffix(".png")) for p in pictures]
     owner: dict[Path, Path] = {}
     for picture, made in jobs:
         if owner.setdefault(made, picture) != picture:
             raise UserError(f"{owner[made]} and {picture} would make one map: rename one")
     if is_main():
-        _begin_folder(checkpoint, target, jobs)
+        _begin(checkpoint, target, jobs, str(checkpoint), own=False)
     barrier()
     segmenter = Segmenter(checkpoint, choose_machine(config.device, config.precision))
     with _memory(config):
@@ -280,24 +268,50 @@ def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) ->
     return len(faults)
 
 
-def _begin_folder(checkpoint: Path, target: Path, jobs: Sequence[Job]) -> None:
-    """Drop maps of other weights, or of pictures that have changed; note what makes them.
+def _begin(checkpoint: Path, folder: Path, jobs: Sequence[Job], told: str, own: bool) -> None:
+    """Drop maps of other weights, and of pictures and groups that have changed; note what is made.
 
-    The note holds the state of every picture whose map may lie there, of earlier folders, too.
+    The note holds the state of every picture whose map may lie there, of earlier calls, too.
+
+    Args:
+        checkpoint: the weights.
+        folder: where maps and note lie.
+        jobs: the pictures, and where their maps go.
+        told: what the note calls the checkpoint.
+        own: whether nothing but such maps lies there.
     """
-    note, mark = target / "made_from.json", fingerprint(checkpoint)
-    states = {made.relative_to(target).as_posix(): file_state(p) for p, made in jobs if p.exists()}
+    note, mark = folder / "made_from.json", fingerprint(checkpoint)
+    states = {made.relative_to(folder).as_posix(): file_state(p) for p, made in jobs if p.exists()}
     known = read_object(note) if note.exists() else {}
-    before = known.get("pictures")
-    before = before if isinstance(before, dict) else {}
     same = known.get("fingerprint") == mark
-    gone = {made for made in states if not same or before.get(made) != states[made]}
-    for made in gone | (set() if same else before.keys()):
+    about = {key: known[key] for key in _ABOUT if key in known}
+    if not same or len(about) < len(_ABOUT):
+        state = load_checkpoint(checkpoint)
+        about = {key: state.get(key) for key in _ABOUT}
+        settings_of = state["config"] if isinstance(state["config"], dict) else {}
+        about["relation"] = settings_of.get("relation", "none")
+    before = known.get("pictures")
+    noted = before if isinstance(before, dict) else {}
+    gone = (
+        {made for made in states if noted.get(made) != states[made]}
+        if before is not None
+        else set()
+    )
+    groups = {os.path.dirname(made) for made in states} if about["relation"] != "none" else set()
+    # A picture that has left its group changes what the others have in common with it.
+    left = {os.path.dirname(made) for made in noted.keys() - states.keys()}
+    gone |= {made for made in states if os.path.dirname(made) in groups & left}
+    if not same:
+        gone = {*states, *noted}
+        if own:
+            shutil.rmtree(folder, ignore_errors=True)
+    for made in gone:
         # A name from a file: it may not lead out of the folder.
-        if Path(os.path.normpath(target / made)).is_relative_to(os.path.normpath(target)):
-            (target / made).unlink(missing_ok=True)
-    pictures = {**(before if same else {}), **states}
-    write_json(note, {"checkpoint": str(checkpoint), "fingerprint": mark, "pictures": pictures})
+        if Path(os.path.normpath(folder / made)).is_relative_to(os.path.normpath(folder)):
+            (folder / made).unlink(missing_ok=True)
+    kept = {made: s for made, s in noted.items() if same and os.path.dirname(made) not in groups}
+    named = {"checkpoint": told, "fingerprint": mark, **about}
+    write_json(note, {**named, "pictures": {**kept, **states}})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

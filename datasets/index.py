@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError, closest
+from utils.run_folder import VALIDATION
 
 IMAGES_FOLDER = "images"
 MASKS_FOLDER = "gts"
@@ -113,6 +114,18 @@ def list_sets(data_root: str | os.PathLike[str], set_names_joined: str) -> list[
                 )
             samples.append(sample)
     return samples
+
+
+def test_set_names(joined: str) -> list[str]:
+    """Return the names of a trial's test sets, none of an empty text.
+
+    Raises:
+        UserError: as `split_set_names`; or one is named as the held-out split is.
+    """
+    names = split_set_names(joined) if joined else []
+    if VALIDATION in names:
+        raise UserError(f"--testsets: '{VALIDATION}' is the held-out split: rename that set")
+    return names
 
 
 def split_set_names(joined: str) -> list[str]:

@@ -81,14 +81,14 @@ def read_true_mask(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises:
         UserError: the file is missing or damaged, or its values are not those of its depth, such
-            as 0 and 1 in 8 bits.
+            as 0 and 1.
     """
     values, full = read_grey(path)
+    if values.dtype.kind in "iu" and values.max() == 1:
+        raise UserError(
+            f"{path}: its values are 0 and 1, which are both black: save the object as {full:.0f}"
+        )
     if values.dtype == np.uint8:
-        if values.max() == 1:
-            raise UserError(
-                f"{path}: its values are 0 and 1, which are both black: save the object as 255"
-            )
         return foreground(values)
     if values.dtype.kind in "iu":
         _check_depth(values, full, Path(path))

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.index import list_set, split_set_names
+from datasets.index import list_set, split_set_names, test_set_names
 from datasets.maps import Pair, check_utf8, list_masks, pair_up
 from utils.errors import UserError, closest
 from utils.locks import locked
@@ -120,16 +120,15 @@ def sets_to_score(place: Place, testsets: str, validated: bool) -> list[str]:
     """
     if place.plain:
         return [place.masks.resolve().name]
-    sets = split_set_names(testsets) if testsets else []
     if place.data_root is None:
+        sets = split_set_names(testsets) if testsets else []
         there = sorted(path.name for path in _folders(place.masks))
         for name in sets:
             if name not in there:
                 told = f"{closest(name, there)} (there: {', '.join(there) or 'none'})"
                 raise UserError(f"--testsets: no masks of '{name}' in {place.masks}{told}")
         return sets
-    if VALIDATION in sets:
-        raise UserError(f"--testsets: '{VALIDATION}' is the held-out split: rename that set")
+    sets = test_set_names(testsets)
     for name in [name for name in sets if not place.masks_of(name).is_dir()]:
         list_set(place.data_root, name)
         print(f"{place.masks_of(name)}: no masks: the set is not scored")

@@ -16,8 +16,9 @@ import evaluate
 import select_best
 import test as testing
 import train
+from utils import settings
 from utils.checkpoints import load_checkpoint, save_checkpoint
-from utils.errors import run_script
+from utils.errors import UserError, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 MAINS = {
@@ -227,3 +228,12 @@ def test_disk_full_while_saving_keeps_the_last_whole_epoch(tiny: list[str], tmp_
         assert done.returncode == 0, done.stderr[-500:]
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize("testsets", ["validation", "SAMPLE-TE+validation"])
+def test_a_test_set_named_as_the_held_out_split_is_refused_before_any_training(
+    tiny: list[str], testsets: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="'validation' is the held-out split: rename that set"):
+        settings.main([*tiny, "--testsets", testsets, "--save"])
+    assert not Path(tiny[tiny.index("--runs") + 1]).exists()

@@ -18,7 +18,9 @@ import evaluate
 import select_best
 import test as testing
 import train
+from datasets import scoring
 from datasets.images import read_mask
+from datasets.maps import Pair
 from utils.errors import UserError
 from utils.metrics import CONVENTIONS, METRICS, SetScores, tally
 from utils.pictures import draw_curve
@@ -356,6 +358,62 @@ def test_scores_of_maps_that_are_no_more_go_in_every_convention(
     evaluate.main([*flags, "--convention", "raw", "--no_figures"])
     assert logs_in(out / "tallies/poor") == {"SAMPLE-TE": ["raw"]}
     assert logs_in(out / "tallies/perfect") == {"SAMPLE-TE": sorted(CONVENTIONS)}
+
+
+def test_scores_of_maps_that_stay_are_kept_in_every_convention(
+    foreign: tuple[list[str], Path, Path],
+    sample_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also those of a run that was killed before its set was whole."""
+    flags, maps, out = foreign
+    flags = [*flags, "--no_figures", "--workers", "1"]
+    evaluate.main([*flags, "--convention", "raw"])
+    (out / "tallies/poor/SAMPLE-TE.raw.index").unlink()
+    mask = next((sample_root / "gts/SAMPLE-TE").iterdir())
+    shutil.copy(mask, maps / "perfect/SAMPLE-TE" / mask.name)
+    evaluate.main(flags)
+    scored, score_pair = [], scoring.score_pair
+
+    def watched(pair: Pair, *args: object) -> tuple:
+        scored.append(pair.saliency)
+        return score_pair(pair, *args)
+
+    monkeypatch.setattr(scoring, "score_pair", watched)
+    evaluate.main([*flags, "--convention", "raw"])
+    assert scored == [maps / "perfect/SAMPLE-TE" / mask.name]
+
+
+def test_a_test_picture_that_was_replaced_gets_a_map_of_its_own(
+    trained: tuple[list[str], RunFolder], sample_root: Path, tmp_path: Path
+) -> None:
+    flags, run = trained
+    root = tmp_path / "data"
+    shutil.copytree(sample_root, root)
+    flags = [*flags, "--data_root", str(root), "--runs", str(tmp_path / "other")]
+    other = RunFolder(tmp_path / "other" / "tiny")
+    shutil.copytree(run.root, other.root, ignore=shutil.ignore_patterns("preds"))
+    other.config.unlink()
+    asking.main(flags)
+    testing.main(flags)
+    folder = other.predictions / "dense-best"
+    first, second = sorted((folder / "SAMPLE-TE").iterdir())[:2]
+    note = folder / "made_from.json"
+    of_before = json.loads(note.read_text())
+    times = {path: path.stat().st_mtime_ns for path in (first, second)}
+
+    def remade() -> set[Path]:
+        testing.main(flags)
+        return {path for path, time in times.items() if path.stat().st_mtime_ns != time}
+
+    # A note of earlier versions does not tell of pictures: its maps stay.
+    older = {key: of_before[key] for key in of_before.keys() - {"pictures", "relation"}}
+    note.write_text(json.dumps(older))
+    assert remade() == set()
+    assert json.loads(note.read_text()) == of_before
+    picture = next((root / "images/SAMPLE-TE").glob(f"{first.stem}.*"))
+    Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)
+    assert remade() == {first}
 
 
 def test_a_plain_folder_of_maps_beside_a_plain_folder_of_masks(

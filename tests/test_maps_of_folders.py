@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -102,9 +103,42 @@ def test_a_group_is_mapped_as_it_is_now(tmp_path: Path) -> None:
     assert (out / "g/a.png").stat().st_mtime_ns > mixed  # its group has one picture more now
 
 
+def test_a_group_that_a_picture_has_left_is_mapped_anew(tmp_path: Path) -> None:
+    """Of a network that relates pictures alone."""
+    folder = tmp_path / "x"
+    for relation in ("gam", "none"):
+        network = save(tmp_path / f"{relation}.pth", 1, relation=relation)
+        paint(folder / "g", "a", "b", "c")
+        paint(folder / "h", "d", "e")
+        out = tmp_path / relation
+        before = maps(folder, network, out)
+        times = {name: (out / name).stat().st_mtime_ns for name in before}
+        (folder / "g/c.png").unlink()
+        after = maps(folder, network, out)
+        fresh = maps(folder, network, tmp_path / f"{relation} fresh")
+        assert {name: after[name] for name in fresh} == fresh
+        kept = {name for name, time in times.items() if (out / name).stat().st_mtime_ns == time}
+        assert {"h/d.png", "h/e.png", "g/c.png"} <= kept
+        assert ("g/a.png" in kept) == (relation == "none")
+        times = {name: (out / name).stat().st_mtime_ns for name in after}
+        assert maps(folder, network, out) == after
+        assert times == {name: (out / name).stat().st_mtime_ns for name in after}
+
+
+def test_a_name_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "x", "a")
+    try:
+        os.rename(folder / "a.png", folder / os.fsdecode(b"\xe4.png"))
+    except OSError:
+        pytest.skip("the file system refuses such names")
+    network = save(tmp_path / "n.pth", 1)
+    with pytest.raises(UserError, match=r"x: the name '\\udce4\.png' is not UTF-8: rename it"):
+        testing.test_folder(folder, network, tmp_path / "out", CONFIG)
+
+
 def test_maps_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
     network, folder = save(tmp_path / "n.pth", 1, float("nan")), paint(tmp_path / "x", "a")
-    with pytest.raises(UserError, match=r"maps are not finite: set --precision fp32"):
+    with pytest.raises(UserError, match=r"maps are not finite: train again, in a new trial"):
         maps(folder, network, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.png"))
 

@@ -66,9 +66,18 @@ def _make_alone(temporary: Path) -> int:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` as UTF-8 under ``path``, whole or not at all."""
+    """Write ``text`` as UTF-8 under ``path``, whole or not at all.
+
+    Raises:
+        UserError: it holds what is not UTF-8, such as a file's name of older times.
+    """
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        part = ascii(text[max(0, error.start - 40) : error.end + 10])
+        raise UserError(f"{path}: not UTF-8, in {part}: rename what is called so") from None
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -340,7 +340,7 @@ def training_images(config: Config) -> tuple[list[Sample], list[Sample]]:
 
 def _check_sets(config: Config) -> None:
     """Raise `UserError` if the data root or a named set is missing, or lacks groups it needs."""
-    from datasets.index import list_set, list_sets, split_set_names
+    from datasets.index import list_set, list_sets, test_set_names
 
     samples = list_sets(config.data_root, config.trainset)
     if len(samples) < LEAST_PICTURES:
@@ -352,7 +352,7 @@ def _check_sets(config: Config) -> None:
         from datasets.groups import list_groups, require_two_groups
 
         require_two_groups(list_groups(samples).names, config.batch_size)
-    for name in split_set_names(config.testsets) if config.testsets else []:
+    for name in test_set_names(config.testsets):
         list_set(config.data_root, name)
 
 

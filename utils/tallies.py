@@ -45,9 +45,9 @@ def log_path(folder: Path, set_name: str, convention: str) -> Path:
 
 
 def logs_in(folder: Path) -> dict[str, list[str]]:
-    """Return the sets that have logs in a folder, each with its conventions, sorted by name."""
+    """Return the sets whose scores are whole in a folder, each with its conventions, by name."""
     found: dict[str, list[str]] = {}
-    for name in sorted(path.name for path in folder.glob(f"*{SUFFIX}")):
+    for name in sorted(path.name for path in folder.glob(f"*{SUFFIX}") if _index(path).exists()):
         set_name, _, convention = name.removesuffix(SUFFIX).rpartition(".")
         if set_name and convention in CONVENTIONS:
             found.setdefault(set_name, []).append(convention)
@@ -168,7 +168,9 @@ class TallyLog:
 
 
 def drop_others(path: Path, marks: NDArray[np.uint64]) -> None:
-    """Remove what other conventions kept of a set whose maps or masks have changed since.
+    """Have other conventions' scores of a set not count whose maps or masks have changed since.
+
+    The records stay: those of maps that are the same serve when that convention is scored again.
 
     Args:
         path: the log of the convention that the set was scored by just now.
@@ -181,7 +183,6 @@ def drop_others(path: Path, marks: NDArray[np.uint64]) -> None:
             with contextlib.suppress(UserError):
                 if np.array_equal(_read_index(other)[0], marks):
                     continue
-            other.unlink(missing_ok=True)
             _index(other).unlink(missing_ok=True)
 
 

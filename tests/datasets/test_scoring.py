@@ -148,11 +148,14 @@ def test_masks_count_above_128_and_maps_are_read_beside_them(tmp_path: Path) -> 
         assert np.flatnonzero(found["counts"][0]).tolist() == [10, 20, 30]
 
 
-def test_masks_of_zeros_and_ones_are_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_masks_of_zeros_and_ones_are_refused_by_name(tmp_path: Path, dtype: type) -> None:
     pairs = make_pairs(tmp_path, 2)
     mask = cv2.imread(str(pairs[1].mask), cv2.IMREAD_GRAYSCALE)
-    cv2.imwrite(str(pairs[1].mask), mask // 255)
-    with pytest.raises(UserError, match=r"masks/0001\.png: its values are 0 and 1"):
+    cv2.imwrite(str(pairs[1].mask), (mask // 255).astype(dtype))
+    white = np.iinfo(dtype).max
+    told = rf"masks/0001\.png: its values are 0 and 1, .* save the object as {white}"
+    with pytest.raises(UserError, match=told):
         scored(pairs, tmp_path / "S.tally")
 
 

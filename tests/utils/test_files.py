@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -220,3 +221,9 @@ def test_a_link_that_a_killed_process_left_is_not_written_through(tmp_path):
     temporary.symlink_to("kept.txt")
     write_text(tmp_path / "a.txt", "new")
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_text_that_is_not_utf_8_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"note\.json: not UTF-8, in '.*\\udce4\.png.*rename"):
+        write_json(tmp_path / "note.json", {"picture": "b\udce4.png"})
+    assert not list(tmp_path.iterdir())

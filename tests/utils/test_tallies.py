@@ -191,7 +191,9 @@ def test_logs_are_found_by_set_and_convention(tmp_path: Path) -> None:
     for name in ("X.v2", "X"):
         for convention in ("raw", "eval-co-sod", "unknown"):
             log_path(tmp_path, name, convention).touch()
-    for stray in (".raw.tally", "X.tally", "X.raw.index"):
+            log_path(tmp_path, name, convention).with_suffix(".index").touch()
+    log_path(tmp_path, "X", "pysodmetrics").touch()  # not whole yet
+    for stray in (".raw.tally", "X.tally", "Y.raw.index"):
         (tmp_path / stray).touch()
     assert logs_in(tmp_path) == {name: ["eval-co-sod", "raw"] for name in ("X", "X.v2")}
 
