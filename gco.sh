@@ -77,17 +77,17 @@ plan="$("$PYTHON" "$ROOT/config.py" "$@" --save --print trial runs run_folder da
   IFS= read -r trainset; IFS= read -r testsets; read -r round_count; read -r trained
   read -r with_dense; read -r random_arm; read -r sample; read -r processes; read -r oracle
 } <<< "$plan"
-settings=(--trial "$trial" --runs "$runs")
+settings=(--trial "$trial" "--runs=$runs")
 
 if [ "$sample" = 1 ]; then
-    stage -m datasets.sample --out "$data_root"
+    stage -m datasets.sample "--out=$data_root"
 fi
-check=(--data_root "$data_root" --trainset "$trainset")
-if [ -n "$testsets" ]; then check+=(--testsets "$testsets"); fi
+check=("--data_root=$data_root" "--trainset=$trainset")
+if [ -n "$testsets" ]; then check+=("--testsets=$testsets"); fi
 if [ "$oracle" = human ] && [ "$with_dense" = 0 ]; then check+=(--no-train-masks); fi
 if [ "$(cat "$run/data_checked" 2> /dev/null)" != "${check[*]}" ]; then
     stage -m datasets.check "${check[@]}"
-    echo "${check[*]}" > "$run/data_checked"
+    echo "${check[*]}" > "$run/data_checked" || leave 2
 fi
 
 one_round() { # arm round

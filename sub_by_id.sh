@@ -23,7 +23,7 @@ fail() {
     exit 2
 }
 
-how=submit force="" first="" count="" runs=runs at_once="" flags=()
+how=submit force="" first="" count="" runs=runs at_once="" flags=() given=()
 gres="${SBATCH_GRES:-gpu:1}" time="${SBATCH_TIMELIMIT:-24:00:00}" partition="" cpus="" mem=""
 
 go_about_it() { # how: unless something else was asked for
@@ -43,6 +43,7 @@ read_arguments() {
     fi
     while [ $# -gt 0 ]; do
         name="${1%%=*}" value="${1#*=}"
+        given+=("$name")
         case "$name" in
             --local | --gres | --time | --partition | --cpus | --mem | --runs)
                 if [ "$1" = "$name" ]; then
@@ -66,6 +67,18 @@ read_arguments() {
             *) flags+=("$1") ;;
         esac
         shift
+    done
+}
+
+refuse_useless() { # else a slip of the hand would change nothing, in silence
+    local name
+    for name in ${given[@]+"${given[@]}"}; do
+        case "$how $name" in
+            "status --runs" | "choose --runs") ;;
+            status\ * | choose\ *) fail "$name means nothing with --$how, which takes --runs alone" ;;
+            local\ --gres | local\ --time | local\ --partition | local\ --cpus | local\ --mem)
+                fail "$name is what Slurm gives: leave it out with --local" ;;
+        esac
     done
 }
 
@@ -178,6 +191,7 @@ case " $* " in
     *" --help "* | *" -h "*) sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
 esac
 read_arguments "$@"
+refuse_useless
 last=$((${first:-0} + ${count:-1} - 1))
 trials="t$first .. t$last"
 

@@ -25,7 +25,8 @@ PLAN |= {"random_arm": 0, "sample": 0}
 
 
 def flags_of(words: list[str]) -> dict[str, str]:
-    return {w[2:]: v for w, v in zip(words, [*words[1:], ""], strict=True) if w.startswith("--")}
+    parts = [part for w in words for part in (w.split("=", 1) if w.startswith("--") else [w])]
+    return {w[2:]: v for w, v in zip(parts, [*parts[1:], ""], strict=True) if w.startswith("--")}
 
 
 def make_config(words: list[str], flags: dict[str, str]) -> None:

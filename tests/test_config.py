@@ -141,6 +141,7 @@ SPREAD = ["--rounds", "5", "--points_per_image", "10", "--points_per_round"]
         (["--oracle", "humans"], r"--oracle humans: .*did you mean 'human'\?"),
         (["--reserve", "0"], "--reserve 0: must be at least 1"),
         (["--reserve", "3"], "--reserve 3 has no meaning where every pixel can be told"),
+        (["--trial=-x"], "--trial -x: must be a plain folder name, without . or - at its front"),
         (["--no_wait"], "--no_wait has no meaning without people: give --oracle human"),
         (["--answer_errors", "1.1"], "--answer_errors 1.1: must be between 0 and 1"),
         (["--answer_errors", "nan"], "--answer_errors nan: must be between 0 and 1"),

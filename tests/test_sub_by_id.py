@@ -233,6 +233,8 @@ def test_bad_arguments_leave_with_two_and_one_line(repo: Path, arguments: str) -
         ("--dry-run --local 2", "give one of --status, --choose, --dry-run and --local"),
         ("--local 2 --dry-run", "give one of --status, --choose, --dry-run and --local"),
         ("--dry-run --status", "--status stands before the IDs"),
+        ("--local 2 --gres gpu:2", "--gres is what Slurm gives: leave it out with --local"),
+        ("--mem=8G --local 2", "--mem is what Slurm gives: leave it out with --local"),
     ],
 )
 def test_flags_that_cannot_be_meant_are_refused(repo: Path, flags: str, told: str) -> None:
@@ -248,6 +250,17 @@ def test_who_asks_or_chooses_submits_nothing(repo: Path, mode: str, more: str) -
     done = run(repo, mode, "10", "5", *more.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert "give one of --status, --choose, --dry-run and --local" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["--status", "--choose"])
+@pytest.mark.parametrize("more", ["--metric maxF", "--run=other", "--gres gpu:1", "--force"])
+def test_who_asks_or_chooses_is_told_of_flags_that_change_nothing(
+    repo: Path, mode: str, more: str
+) -> None:
+    done = run(repo, mode, "10", "5", "--runs", "r", *more.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    flag = more.replace("=", " ").split()[0]
+    assert done.stderr == f"error: {flag} means nothing with {mode}, which takes --runs alone\n"
 
 
 @pytest.mark.parametrize("force", ["", "--force"])

@@ -53,8 +53,8 @@ def check_values(config: Config, defaults: Mapping[str, Any], presets: Collectio
         if not good:
             raise UserError(f"--{name} {getattr(config, name)}: must be {rule}")
 
-    plain = config.trial and not set(config.trial) & set("/\\\0") and config.trial[0] != "."
-    demand(bool(plain), "trial", "a plain folder name")
+    plain = config.trial and not set(config.trial) & set("/\\\0") and config.trial[0] not in ".-"
+    demand(bool(plain), "trial", "a plain folder name, without . or - at its front")
     at_least = {"epochs": 1, "batch_size": 2, "width": 1, "snapshots": 1, "rounds": 1, "size": 32}
     at_least |= {"train_every": 1, "retrain": 0}
     at_least |= {"points_per_image": 1, "superpixels": 1, "candidates_max": 1, "workers": -1}

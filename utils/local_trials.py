@@ -64,12 +64,19 @@ class Trials:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, self._stop)
-        while self.running or (waiting and not self.stopping):
-            taken = {place for _, place, _ in self.running.values()}
-            for place in sorted(set(range(self.at_once)) - taken):
-                if waiting and not self.stopping:
-                    self._start(waiting.pop(0), place)
-            self._wait_for_one()
+        try:
+            while self.running or (waiting and not self.stopping):
+                taken = {place for _, place, _ in self.running.values()}
+                for place in sorted(set(range(self.at_once)) - taken):
+                    if waiting and not self.stopping:
+                        self._start(waiting.pop(0), place)
+                self._wait_for_one()
+        except BaseException:  # the trials have sessions of their own: nobody else would end them
+            for _, _, process in self.running.values():
+                self._ask_to_stop(process)
+            for _, _, process in self.running.values():
+                process.wait()
+            raise
         return self._tell([f"t{number}" for number in waiting])
 
     def _start(self, number: int, place: int) -> None:

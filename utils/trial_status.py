@@ -20,7 +20,7 @@ from config import Config
 from utils.cli import Parser
 from utils.errors import UserError, run_script
 from utils.files import read_json
-from utils.run_folder import RunFolder
+from utils.run_folder import VALIDATION, RunFolder
 from utils.settings import from_dict
 from utils.slurm_queue import Job, queued_jobs, refuse_active
 from utils.tables import read_rows, text_table
@@ -118,8 +118,13 @@ def _standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
 
 
 def _sets_that_lack_scores(run: RunFolder, config: Config) -> set[str]:
-    """Return the test sets on which the last round has no scores: they were named since."""
-    wanted = set(filter(None, config.testsets.split("+")))
+    """Return the sets on which the last round has no scores: it was trained, or they named, since.
+
+    The test sets that have masks, and the held-out split where it has points.
+    """
+    masks = Path(config.data_root, "gts")
+    wanted = {name for name in config.testsets.split("+") if name and (masks / name).is_dir()}
+    wanted |= {VALIDATION} if run.validation_points.exists() else set()
     last = run.checkpoint_name(run.checkpoint("points", config.round_count - 1, "best"))
     try:
         rows = read_rows(run.scores, ("checkpoint", "set")) if wanted else []

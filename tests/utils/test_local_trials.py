@@ -70,3 +70,23 @@ def test_a_trial_that_ended_with_questions_for_people_is_not_called_finished(
     *each, summary = capsys.readouterr().out.splitlines()
     assert each == [f"t1: waiting for answers, see {trials.log('t1')}", "t2: finished"]
     assert summary == "finished: t2; waiting for answers: t1"
+
+
+def test_a_trial_that_cannot_be_started_leaves_no_other_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have sessions of their own: nobody else would end them."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    trials = Trials(tmp_path, 2, [])
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    trials.running[process.pid] = ("t1", 0, process)
+    trials.log("t2").mkdir()
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        with pytest.raises(IsADirectoryError):
+            trials.run([2])
+    finally:
+        for number, handler in handlers.items():
+            if number not in (signal.SIGKILL, signal.SIGSTOP) and handler is not None:
+                signal.signal(number, handler)
+    assert process.returncode == -signal.SIGTERM

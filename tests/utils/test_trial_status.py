@@ -89,15 +89,33 @@ def test_a_trial_stands_at_its_first_stage_without_a_result(tmp_path: Path) -> N
 
 
 def test_a_test_set_that_was_named_when_all_was_over_is_still_to_be_scored(tmp_path: Path) -> None:
-    run = begin(tmp_path, testsets="A")
+    for name in "AB":
+        (tmp_path / "gts" / name).mkdir(parents=True)
+    where = {"data_root": str(tmp_path)}
+    run = begin(tmp_path, testsets="A+BARE", **where)  # a set without masks has no scores
     for step in steps(run, from_dict(SETTINGS, "")):
         write(step.result)
     assert standing(run, []).stage == "test and evaluate"  # scores that are none
     write(run.scores, "checkpoint,set\nround_01-best,A\nround_00-best,B\n")
     assert standing(run, []).finished
-    write(run.config, json.dumps({**SETTINGS, "testsets": "A+B"}))
+    write(run.config, json.dumps({**SETTINGS, **where, "testsets": "A+B"}))
     assert standing(run, []).stage == "test and evaluate"
     write(run.scores, "checkpoint,set\nround_01-best,A\nround_01-best,B\n")
+    assert standing(run, []).finished
+
+
+def test_a_round_that_was_trained_when_all_was_over_is_still_to_be_scored(tmp_path: Path) -> None:
+    """By the held-out split where no test set has masks."""
+    taught = {"losses_pseudo": {"bce": 1.0}}
+    run = begin(tmp_path, **taught)
+    write(run.validation_points)
+    for step in steps(run, from_dict({**SETTINGS, **taught, "retrain": 1}, "")):
+        write(step.result)
+    write(run.scores, "checkpoint,set\nround_01-best,validation\n")
+    assert standing(run, []).finished
+    write(run.config, json.dumps({**SETTINGS, **taught, "retrain": 1}))
+    assert standing(run, []).stage == "test and evaluate"
+    write(run.scores, "checkpoint,set\nround_02-best,validation\n")
     assert standing(run, []).finished
 
 
