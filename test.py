@@ -219,7 +219,8 @@ def test_trial(
         # All decide as one, before any of them makes a map.
         if not any_of(any(not target.exists() for work in jobs.values() for _, target in work)):
             continue
-        segmenter = make(checkpoint, machine)
+        with _memory(config):
+            segmenter = make(checkpoint, machine)
         for set_name, work in jobs.items():
             with _memory(config):
                 faults = segmenter.run(work, config.at_a_time, f"{name} on {set_name}")
@@ -259,8 +260,9 @@ def test_folder(source: Path, checkpoint: Path, target: Path, config: Config) ->
     if is_main():
         _begin(checkpoint, target, jobs, str(checkpoint), own=False)
     barrier()
-    segmenter = Segmenter(checkpoint, choose_machine(config.device, config.precision))
+    machine = choose_machine(config.device, config.precision)
     with _memory(config):
+        segmenter = Segmenter(checkpoint, machine)
         faults = segmenter.run(jobs, config.at_a_time, f"maps into {target}")
     for fault in faults:
         print(f"left out: {fault}")

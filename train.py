@@ -258,7 +258,8 @@ class Trainer(Learner):
                 self._look()
                 with finishing():
                     row = self.train_epoch(began)
-                    error = self.validation.error(self.kept, self.machine)
+                    with self._memory():
+                        error = self.validation.error(self.kept, self.machine)
                     if error is None:
                         self._pause(began)
                     self.epoch += 1
@@ -359,19 +360,7 @@ class Trainer(Learner):
         return batch._replace(place=distributed.rows(len(keys)), all_classes=classes)
 
     def _memory(self) -> contextlib.AbstractContextManager:
-        """Return a block in which a lack of memory is told with what to change."""
-        config, at_a_time = self.config, self.config.at_a_time
-        more = 2 * config.accumulate
-        ways = [f"--accumulate {more}"] if not config.grouped else ["a smaller --batch_size"]
-        if config.batch_size < LEAST_IMAGES * more * distributed.world():
-            ways = []
-        smaller = max(32, config.size * 3 // 4 // 32 * 32)
-        ways += [f"--size {smaller}"] if smaller < config.size else []
-        if self.run.has_weights:
-            ways = [f"{way} in a new trial" for way in ways]
-        ways = ways or ["--device cpu"]
-        what = f"training on {at_a_time} images of {config.size} x {config.size} pixels at a time"
-        return memory_advice(what, ways, config.cache_mb)
+        return memory_to_train(self.config)
 
     def _tell_not_finite(self, error: NotFinite, keys: Sequence[tuple[int, int]]) -> None:
         """Count a step that was skipped, or raise `UserError` where that is not wanted."""
@@ -475,6 +464,21 @@ def _require_shares(config: Config, smallest: int) -> None:
     raise UserError(f"{told}{count} processes{each}: start fewer (--device cuda:0 is one)")
 
 
+def memory_to_train(config: Config) -> contextlib.AbstractContextManager:
+    """Return a block in which a lack of memory is told with what to change."""
+    more = 2 * config.accumulate
+    ways = [f"--accumulate {more}"] if not config.grouped else ["a smaller --batch_size"]
+    if config.batch_size < LEAST_IMAGES * more * distributed.world():
+        ways = []
+    smaller = max(32, config.size * 3 // 4 // 32 * 32)
+    ways += [f"--size {smaller}"] if smaller < config.size else []
+    if RunFolder(config.run_folder).has_weights:
+        ways = [f"{way} in a new trial" for way in ways]
+    pixels = f"{config.size} x {config.size} pixels"
+    what = f"training on {config.at_a_time} images of {pixels} at a time"
+    return memory_advice(what, ways or ["--device cpu"], config.cache_mb)
+
+
 def training_seed(config: Config, round_index: int, member: int) -> int:
     """Return the seed of a training, below 2^32; a trial's first one and the twin have its own.
 
@@ -504,8 +508,11 @@ def train_members(config: Config, arm: str, round_index: int) -> dict[str, Any]:
     rate, so that a deep ensemble differs from snapshots in its members alone, not in the network
     that is tested.
     """
-    members = range(member_count(config, arm, round_index))
-    summaries = [Trainer(config, arm, round_index, member).fit() for member in members]
+    members, summaries = range(member_count(config, arm, round_index)), []
+    for member in members:
+        with memory_to_train(config):
+            trainer = Trainer(config, arm, round_index, member)
+        summaries.append(trainer.fit())
     seconds = round(sum(summary["seconds"] for summary in summaries), 1)
     summary = summaries[0] | {"members": len(members), "seconds": seconds}
     if distributed.is_main():

@@ -21,7 +21,7 @@ import train
 from active_learning import validation
 from active_learning.learner import NotFinite
 from active_learning.query import Pool
-from active_learning.validation import Estimate
+from active_learning.validation import Estimate, Validation
 from models.mean_maps import mean_maps
 from tests.test_train import assert_same_training, config_of, flag, run_of, weights
 from utils import stopping
@@ -349,6 +349,38 @@ def test_a_lack_of_memory_says_what_to_change(
         train.main([*tiny, "--arm", "dense", "--size", "64"])
     with pytest.raises(UserError, match=f"{where}, making maps of 4 pictures at a time: give"):
         testing.test_trial(config, [checkpoint], testing.Segmenter)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(train.Trainer, "weigh"), (train.Trainer, "take"), (Validation, "error")],
+)
+def test_memory_may_lack_before_the_first_step_and_after_the_last(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(owner, name, fail)
+    with pytest.raises(UserError, match="out of memory on the GPU, training on 4 images"):
+        train.main([*tiny, "--arm", "dense"])
+
+
+def test_memory_may_lack_when_a_network_is_loaded(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    train.main([*tiny, "--arm", "dense"])
+
+    def fail(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(testing, "load_model", fail)
+    source = Path(tiny[tiny.index("--data_root") + 1]) / "images"
+    checkpoint = run_of(tiny).checkpoint("dense", 0, "best")
+    where = ["--input", str(source), "--checkpoint", str(checkpoint), "--output"]
+    for flags in (tiny, [*where, str(tmp_path / "maps"), "--device", "cpu"]):
+        with pytest.raises(UserError, match="out of memory on the GPU, making maps of"):
+            testing.main(flags)
 
 
 def test_another_runtime_error_is_left_alone(

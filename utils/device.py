@@ -50,7 +50,7 @@ def choose_machine(device: str, precision: str) -> Machine:
     it, fp16 on older ones. On a CPU ``auto`` is fp32, since bf16 is slower on most.
 
     Raises:
-        UserError: an unknown device, or CUDA asked for where there is none.
+        UserError: an unknown device or precision, or CUDA asked for where there is none.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,6 +66,8 @@ def choose_machine(device: str, precision: str) -> Machine:
             raise UserError(f"--device {device}: {count} CUDA devices are there; use auto or cpu")
     if distributed.world() > 1:
         chosen = _own_device(chosen)
+    if precision not in _DTYPES and precision != "auto":
+        raise UserError(f"--precision {precision}: use auto, {', '.join(_DTYPES)}")
     if precision == "auto":
         precision = "fp32"
         if chosen.type == "cuda":
@@ -135,7 +137,8 @@ def memory_advice(what: str, ways: Sequence[str], cache_mb: int = 0) -> Iterator
 def _lacks_memory(error: BaseException) -> str | None:
     """Say where memory was lacking; None: it was something else."""
     # The libraries beneath have words of their own for it, and torch hands them on as they are.
-    if isinstance(error, torch.cuda.OutOfMemoryError) or "ALLOC_FAILED" in str(error):
+    full = "ALLOC_FAILED" in str(error) or "CUDA error: out of memory" in str(error)
+    if full or isinstance(error, torch.cuda.OutOfMemoryError):
         return ON_GPU
     if "unable to allocate shared memory" in str(error):
         return "in /dev/shm (docker run --shm-size 8g makes it larger)"

@@ -19,6 +19,11 @@ def test_devices_that_are_not_for_training_are_refused(device):
         choose_machine(device, "auto")
 
 
+def test_precisions_that_there_are_not_are_refused():
+    with pytest.raises(UserError, match=r"^--precision half: use auto, fp32, bf16, fp16$"):
+        choose_machine("cpu", "half")
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
 def test_a_card_that_is_not_there_is_refused(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -47,6 +52,7 @@ def test_full_shared_memory_is_told_with_what_to_change():
     [
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
     ],
 )
 def test_what_libraries_call_a_lack_of_memory_is_told_as_such(said):
