@@ -245,7 +245,8 @@ class Learner:
         """Return the labels on the device, and where there are none the teacher's."""
         device = self.machine.device
         trusted = self.teacher.trusted[batch.indices]
-        return pseudo_labels(batch.pseudo.to(device), labels, trusted.to(device))
+        trusted = trusted.to(device, non_blocking=True)
+        return pseudo_labels(batch.pseudo.to(device, non_blocking=True), labels, trusted)
 
     def _weighted(self, batch: Batch) -> torch.Tensor:
         """Return the labels on the device, weighted by class."""

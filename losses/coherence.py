@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -42,8 +43,7 @@ def coherence(
     """
     saliency = _shrink(full_precision(logits).sigmoid(), scale)
     image = supervision.image.detach().to(saliency.dtype)
-    unit = torch.tensor(_COLOUR_UNIT, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
-    colours = _shrink(image / unit, scale)
+    colours = _shrink(image / _colour_unit(image.device, image.dtype), scale)
     total = (saliency * 0).sum()
     for dy, dx in _half_kernel(kernel // 2):
         here, there = _overlap(saliency, dy, dx)
@@ -56,9 +56,14 @@ def coherence(
     return 2 * total / saliency.numel()  # each pair was met once, and counts for both its pixels
 
 
+@functools.cache  # copied to a GPU once, for which it need not wait at every step
+def _colour_unit(device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(_COLOUR_UNIT, dtype=dtype, device=device).view(1, 3, 1, 1)
+
+
 def _shrink(x: Tensor, scale: float) -> Tensor:
-    # Bilinear at one half is the mean of 2 x 2 pixels; the area mode's backward pass is not
-    # deterministic on CUDA.
+    # Bilinear at one half is the mean of 2 x 2 pixels; the area mode's backward pass has no
+    # deterministic way on CUDA.
     size = [max(1, round(side * scale)) for side in x.shape[-2:]]
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 

@@ -187,7 +187,8 @@ class SaliencyNet(nn.Module):
                 63 pixels, of which batch norm sees a single coarse pixel.
         """
         size = image.shape[-2:]
-        self._check_size(image.shape[0], *size)
+        alone = self.parts.relation == "nonlocal"  # whose batch norm sees one group at a time
+        self._check_size(min(groups) if alone and groups else image.shape[0], *size)
         normalised = (image - self.mean) / self.std
         maps = self.encoder(normalised)
         top, extras = maps[-1], {}
@@ -265,8 +266,9 @@ class SaliencyNet(nn.Module):
             )
         if self.training and batch == 1 and max(height, width) < 2 * MIN_SIZE:
             raise UserError(
-                f"a training batch of one image of {width}x{height} pixels leaves batch norm "
-                f"a single value: give two images, or {2 * MIN_SIZE} pixels a side"
+                f"a training batch (with --relation nonlocal, a group) of one image of "
+                f"{width}x{height} pixels leaves batch norm a single value: give two images, or "
+                f"{2 * MIN_SIZE} pixels a side"
             )
 
     def parameter_groups(

@@ -429,3 +429,14 @@ def test_the_whole_network_learns_a_batch_by_heart() -> None:
         found = network.eval()(images, (2, 2)).logits > 0
     iou = (found & (mask > 0)).sum() / (found | (mask > 0)).sum()
     assert iou > 0.95
+
+
+def test_the_one_image_of_a_group_is_too_small_for_batch_norm_of_its_own() -> None:
+    network = SaliencyNet("mobilenet_v2", 8, Parts(relation="nonlocal"))
+    small, large = torch.rand(3, 3, 32, 32), torch.rand(3, 3, 32, 64)
+    with pytest.raises(UserError, match=r"a group\) of one image of 32x32 pixels leaves batch"):
+        network.train()(small, groups=[2, 1])
+    network(small, groups=[3])
+    network(large, groups=[2, 1])
+    network.eval()(small, groups=[2, 1])
+    SaliencyNet("mobilenet_v2", 8, Parts(relation="gam")).train()(small, groups=[2, 1])
