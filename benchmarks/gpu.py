@@ -11,7 +11,8 @@ ended and said to be unfinished, one for which no time is left is skipped and sa
   the rest of the time, and its table. What it has made stays in ``--out``: the same command again
   goes on with it.
 
-A part that is in ``--out`` already, made by the same commit, is not run again; ``--again`` does.
+A part that is in ``--out`` already, made by the same commit, is not run again (where files differ
+from their commit it is); ``--again`` does.
 A table is printed last. On a GPU all numbers are also written to
 ``benchmarks/results/gpu/<date>_<device>.json``, a new file each time.
 """
@@ -39,6 +40,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.label_arms import as_flags
 from benchmarks.label_stages import commit_of
 from config import FIELDS
 from utils import settings
@@ -98,13 +100,6 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any
         if name in flags:
             raise UserError(f"--{name} is chosen here: leave it out")
     return args, flags
-
-
-def as_flags(fields: dict[str, Any]) -> list[str]:
-    """Return fields as they are given on a command line."""
-    from benchmarks.label_arms import as_flags as write
-
-    return write(fields)
 
 
 def list_parts(args: argparse.Namespace, flags: dict[str, Any], cuda: bool) -> list[Part]:
@@ -231,14 +226,15 @@ def run_parts(parts: Sequence[Part], args: argparse.Namespace, about: dict) -> d
         left -= REPORT if part.name == "experiment" else 0
         command = hashlib.blake2b(shlex.join(part.command).encode(), digest_size=8).hexdigest()
         mine = {"commit": about["commit"], "device": about["device"], "command": command}
-        again = args.again or part.name in ("experiment", "report")
+        named = not re.search("-dirty$|^unknown$", about["commit"])  # else of which code is it?
+        again = args.again or not named or part.name in ("experiment", "report")
         if not again and before.get("ended") == "done" and mine.items() <= before.items():
             found[part.name] = {**before, "ended": "done", "seconds": 0.0}
         elif left < 5:
             found[part.name] = {"ended": "skipped: no time left", "seconds": 0.0, "result": None}
             continue
         else:
-            if not again:  # the numbers of another commit, or of other flags
+            if part.name != "experiment":  # whose trials go on; numbers of before are not these
                 result_path(part, args.out).unlink(missing_ok=True)
             print(f"{part.name} ...", flush=True)
             ended, seconds = run_part(part, left, args.out / "logs" / f"{part.name}.log")

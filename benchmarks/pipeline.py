@@ -91,7 +91,12 @@ def resolve(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, A
     args.cpu = small if args.clock == "auto" else args.clock == "cpu"
     start = {"backbone_weights": "none", "rounds": 2}
     preset = PRESETS.get(flags.get("preset", ""), {})
-    return args, {**preset, **start, **(SMALL if small else {}), **flags}
+    found = {**preset, **start, **(SMALL if small else {}), **flags}
+    if found["rounds"] < 2:
+        raise UserError(f"--rounds {found['rounds']}: must be 2 or more: the second is timed")
+    if found.get("binarise", "none") != "none":
+        raise UserError("--binarise: made-up heads cannot be binarised here: give --binarise none")
+    return args, found
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -88,30 +88,34 @@ def measure(
     ``between`` undoes what the work left, before each turn.
     """
     cuda = clock.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(clock.device)
-    spent, floors = [], []
-    usage = GpuUsage(cuda)
+    spent, floors, peaks = [], [], [0]
+    usage = GpuUsage(clock.device)
     for _ in range(turns + 1):
         between()
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(clock.device)
         with usage:
             spent.append(clock.seconds(work))
+        if cuda:
+            peaks.append(torch.cuda.max_memory_allocated(clock.device))
         floors.append(clock.seconds(floor) if floor else 0.0)
     row = Row(stage, images, median(spent[1:]), floor_of=floor_of, times=times)
     if floor:
         row.floor = median(floors[1:])
         row.ratio = median(a / b for a, b in zip(spent[1:], floors[1:], strict=True))
-    if cuda:
-        row.memory = torch.cuda.max_memory_allocated(clock.device) / 2**20
+    row.memory = max(peaks) / 2**20
     row.busy = usage.mean()
     return row
 
 
 class GpuUsage:
-    """What nvidia-smi says of the GPU's use, five times a second, while the block runs."""
+    """What nvidia-smi says of a GPU's use, five times a second, while the block runs."""
 
-    def __init__(self, on: bool) -> None:
-        self.on = on
+    def __init__(self, device: torch.device) -> None:
+        self.on = device.type == "cuda"
+        # By its own number: nvidia-smi counts the cards of the machine, also those not given to us.
+        uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None) if self.on else None
+        self.which = ["-i", f"GPU-{uuid}"] if uuid else []
         self.found: list[float] = []
 
     def __enter__(self) -> None:
@@ -120,7 +124,7 @@ class GpuUsage:
             query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
             with contextlib.suppress(OSError):
                 self.process = subprocess.Popen(
-                    ["nvidia-smi", *query], stdout=subprocess.PIPE, text=True
+                    ["nvidia-smi", *self.which, *query], stdout=subprocess.PIPE, text=True
                 )
 
     def __exit__(self, *error: object) -> None:

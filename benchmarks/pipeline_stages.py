@@ -51,16 +51,21 @@ def attack_passes(model: nn.Module, pixels: torch.Tensor, times: int) -> None:
         torch.autograd.grad(model(moved).logits.sum(), moved)
 
 
+def gradient_passes(config: Config) -> int:
+    """Return how many passes with a gradient an attack makes."""
+    steps = {"none": 0, "fgsm": 1, "patch_pgd": 2 * config.attack_steps}
+    return steps.get(config.attack, config.attack_steps)
+
+
 def asking_floor(config: Config, pool: Pool, machine: Machine) -> Work:
     """Return the loading of T networks and their passes over the pool, as large as it is seen.
 
     With an attack there are 2 T passes, and one a step of the attack.
     """
-    size = min(config.batch_size, len(pool.samples))
+    size = min(config.at_a_time, len(pool.samples))
     images = ResizedImages(pool.samples[:size], config.size, config.cache_mb, "floor")
     pixels = read_at(images, range(size), machine, enlarged(images.size, config.ask_scale))
-    steps = {"none": 0, "fgsm": 1, "patch_pgd": 2 * config.attack_steps}
-    steps_of = steps.get(config.attack, config.attack_steps)
+    steps_of = gradient_passes(config)
     rows = 1 if config.attack == "none" else 2
 
     def work() -> None:
@@ -91,7 +96,7 @@ def asking(config: Config, pool: Pool, machine: Machine, clock: Clock, turns: in
     floor = asking_floor(config, pool, machine)
     attacked = config.attack != "none"
     told = f"{(1 + attacked) * config.snapshots} passes"
-    told += f" and {config.attack_steps} with a gradient" if attacked else ""
+    told += f" and {gradient_passes(config)} with a gradient" if attacked else ""
     forget = partial(forget_round, config)
     rows = [
         measure(clock, "asking", count, ask, floor, turns, told, 1.0, forget),
@@ -165,7 +170,7 @@ def teaching(
     if teacher is None:
         return []
     count = len(teacher.images)
-    size = min(config.batch_size, count)
+    size = min(config.at_a_time, count)
     pixels = read_at(teacher.images, range(size), machine, teacher.how.side)
 
     def look() -> None:
@@ -218,11 +223,11 @@ def validating(
     """Time the validation after an epoch; floor: passes."""
     validation = trainer.validation
     count = len(validation.images)
-    pixels = machine.images(validation.images.batch(range(min(config.batch_size, count))))
+    pixels = machine.images(validation.images.batch(range(min(config.at_a_time, count))))
 
     def passes() -> None:
         with machine.autocast():
-            for start in range(0, count, config.batch_size):
+            for start in range(0, count, config.at_a_time):
                 network_passes([trainer.model], pixels[: count - start], 1)
 
     def validate() -> None:

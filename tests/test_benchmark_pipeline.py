@@ -164,6 +164,10 @@ def test_other_modes(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (["--trial", "T"], "--trial"),
         (["--scaling", "--counts", "30,20"], "--counts"),
         (["--overlap", "--networks", "no such folder"], "--networks"),
+        (["--precision", "half"], "--precision half: use auto, fp32"),
+        (["--rounds", "1"], "--rounds 1: must be 2 or more"),
+        (["--binarise", "decoder"], "give --binarise none"),
+        (["--preset", "gconet_plus"], "give --binarise none"),
     ],
 )
 def test_flags_that_cannot_be_meant(flags: list[str], match: str) -> None:
@@ -216,6 +220,15 @@ def test_what_is_done_failed_and_skipped(tmp_path: Path, monkeypatch: pytest.Mon
     other = gpu.Part("checks", [*good.command, "--size", "64"], 30.0)
     assert gpu.run_parts([other], args, {**about, "commit": "other"})["checks"]["result"] is None
     assert log.read_text() == "fine\n" * 3
+    for count, commit in enumerate(("c-dirty", "c-dirty", "unknown", "unknown"), start=4):
+        numbers.write_text("[1]")
+        found = gpu.run_parts([good], args, {**about, "commit": commit})
+        assert (log.read_text(), found["checks"]["result"]) == ("fine\n" * count, None)
+    report = gpu.Part("report", bad.command, 30.0)
+    path = gpu.result_path(report, args.out)
+    path.parent.mkdir()
+    path.write_text("[3]")  # of another time
+    assert gpu.run_parts([report], args, about)["report"]["result"] is None
     args.minutes = 0.1
     numbers.with_name("network.json").write_text("[2]")  # of another time
     assert gpu.run_parts([bad], args, about)["network"]["result"] is None
