@@ -59,7 +59,8 @@ class Desk:
         twice, order: see `Queue`.
 
     Raises:
-        UserError: a set is missing, or all its images lie outside of the data root.
+        UserError: a set is missing, or all its images lie outside of the data root; or questions
+            are about an image that is not there.
     """
 
     def __init__(self, config: Config, twice: float = 0.05, order: str = "rows") -> None:
@@ -233,8 +234,15 @@ class Desk:
         self.queue.skip_image(sample.name)
 
     def _questions(self, path: Path) -> list[Question]:
-        """Read a questions file; what it asks about images that are gone is left out."""
-        return [question for question in read_questions(path) if question.image in self.number]
+        """Read a questions file, all of whose images must be among those of the trial."""
+        questions = read_questions(path)
+        if gone := next((q.image for q in questions if q.image not in self.number), None):
+            raise UserError(
+                f"{path}: image '{gone}' is not among the trial's {len(self.number)}: put back "
+                "pictures that were renamed or removed since it began, take away those that were "
+                "added, and start the server anew"
+            )
+        return questions
 
     def _next(self, annotator: str) -> list[dict[str, Any]]:
         while True:

@@ -21,7 +21,7 @@ from PIL import Image
 from active_learning.annotate import pictures, server, web
 from active_learning.annotate.desk import Desk
 from active_learning.answers import UNREADABLE, Journal, progress, standing
-from active_learning.questions import read_questions
+from active_learning.questions import read_questions, write_questions
 from config import Config
 from datasets.images import read_image
 from tests.annotate_trial import (
@@ -314,6 +314,18 @@ def test_questions_that_come_later_are_taken_up(trial: Config, port: int) -> Non
     write_round(trial, 1, images=1, points=1)
     time.sleep(0.6)
     assert post(port, "/api/next", annotator="ann")["counts"]["wanted"] == 13
+
+
+def test_questions_about_a_picture_that_is_not_there_are_told(trial: Config, port: int) -> None:
+    asked = write_round(trial, 1, images=1, points=1, spare=0)
+    path = RunFolder(trial.run_folder).questions("points", 1)
+    write_questions(path, [one._replace(image="gone.png") for one in asked])
+    time.sleep(0.6)
+    status, _, body = request(port, "POST", "/api/next", {"annotator": "ann"})
+    assert status == 500
+    assert "image 'gone.png' is not among the trial's" in json.loads(body)["error"]
+    with pytest.raises(UserError, match=r"gone\.png.* put back pictures"):
+        Desk(trial)
 
 
 def test_pictures_are_upright_and_insets_exact(sample_root: Path, tmp_path: Path) -> None:

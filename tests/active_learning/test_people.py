@@ -303,6 +303,24 @@ def test_the_stage_asks_people_and_gets_what_masks_say(sample_root, tmp_path, se
     assert server.calls == []
 
 
+@pytest.mark.parametrize("part", ["samples", "validation"])
+def test_nobody_is_asked_about_a_picture_that_has_gone(
+    sample_root, tmp_path, server, monkeypatch, part
+):
+    flags = command(sample_root, tmp_path, "--oracle", "human")
+    assert asking.main([*flags, "--no_wait"]) == EXIT_WAITING
+    made = asking.Pool.__init__
+
+    def without_one(pool, config):
+        made(pool, config)
+        getattr(pool, part).pop()
+
+    monkeypatch.setattr(asking.Pool, "__init__", without_one)
+    with pytest.raises(UserError, match=r"questions\.csv, line \d+: image .* is not among"):
+        asking.main(flags)
+    assert server.calls == []
+
+
 def test_an_answer_taken_back_at_the_last_moment_is_waited_for(
     sample_root, tmp_path, server, monkeypatch
 ):
