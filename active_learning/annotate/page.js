@@ -25,6 +25,7 @@ let errorsSeen = 0;
 let lookAgain = 0;
 let asking = false;
 let ahead = []; // pictures that are loaded meanwhile
+let touched = false; // since the last sign of life
 
 // --- answers -------------------------------------------------------------------------------------
 
@@ -336,8 +337,13 @@ byId("who").querySelector("form").addEventListener("submit", (event) => {
   refresh();
 });
 new ResizeObserver(draw).observe(byId("stage"));
+// A page that is merely open is none: its questions are to go to others.
+for (const kind of ["keydown", "pointerdown"]) {
+  document.addEventListener(kind, () => { touched = true; }, true);
+}
 setInterval(() => {
-  if (document.visibilityState === "visible" && name()) post("/api/alive", { annotator: name() }).catch(() => {});
+  if (touched && name()) post("/api/alive", { annotator: name() }).catch(() => {});
+  touched = false;
 }, SIGN_OF_LIFE);
 
 followTheme();

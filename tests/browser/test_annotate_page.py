@@ -177,6 +177,20 @@ def test_an_answer_survives_a_closed_page(trial: Config, new_page: Opener) -> No
     assert [row.split(",")[:4] for row in rows(trial)] == [[image, str(x), str(y), "f"]]
 
 
+def test_a_page_that_nobody_touches_gives_no_sign_of_life(served: int, new_page: Opener) -> None:
+    page, signs = new_page(), []
+    page.add_init_script("const own = setInterval; setInterval = (act, ms) => own(act, ms / 100);")
+    page.on("request", lambda sent: signs.append(sent) if "/api/alive" in sent.url else None)
+    enter(page, served, "ann")
+    page.wait_for_timeout(700)
+    signs.clear()
+    page.wait_for_timeout(1000)
+    assert signs == []
+    page.keyboard.press("r")
+    page.wait_for_timeout(700)
+    assert len(signs) == 1
+
+
 def test_two_at_once_by_touch_and_mouse(trial: Config, served: int, new_page: Opener) -> None:
     masks = masks_of(trial)
     phone = new_page(viewport={"width": 390, "height": 700}, has_touch=True, color_scheme="dark")
