@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 import threading
@@ -128,7 +129,7 @@ def serve_until(
     done: Callable[[], bool],
     host: str = HOST,
     port: int | None = None,
-    token: str = "",
+    token: str | None = None,
     twice: float = 0.05,
     order: str = "rows",
 ) -> None:
@@ -141,13 +142,15 @@ def serve_until(
         config: the trial.
         done: asked about twice a second.
         host, port: where to listen; without a port `PORT`, or the next that is free.
-        token: what a browser must know, needed unless only this machine can reach ``host``.
+        token: what a browser must know, needed unless only this machine can reach ``host``; None:
+            the environment's ``GCO_TOKEN``.
         twice, order: see `active_learning.annotate.queue.Queue`.
 
     Raises:
         UserError: the address cannot be had, a token is missing, another process serves the trial,
             or its images or questions cannot be read.
     """
+    token = os.environ.get("GCO_TOKEN", "") if token is None else token
     _check_token(host, token)
     run = RunFolder(config.run_folder)
     with held(run.lock("annotate"), f"{run.root}, its annotation server,"):
@@ -176,8 +179,8 @@ def _wait(done: Callable[[], bool]) -> None:
 def _check_token(host: str, token: str) -> None:
     if token and (len(token) < LEAST_TOKEN or not re.fullmatch("[A-Za-z0-9._~-]+", token)):
         raise UserError(
-            f"--token: at least {LEAST_TOKEN} letters, digits and . _ ~ - are needed: make one by "
-            'python -c "import secrets; print(secrets.token_urlsafe())"'
+            f"--token or GCO_TOKEN: at least {LEAST_TOKEN} letters, digits and . _ ~ - are needed: "
+            'make one by python -c "import secrets; print(secrets.token_urlsafe())"'
         )
     if not token and not is_loopback(host):
         raise UserError(

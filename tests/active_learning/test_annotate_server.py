@@ -234,6 +234,16 @@ def test_a_token_is_needed_once(trial: Config) -> None:
         assert request(port, "GET", "/", Cookie=given[:-1])[0] == 401
 
 
+@pytest.mark.parametrize(("given", "needed"), [(None, True), ("", False)])
+def test_the_environment_tells_the_token_unless_one_is_given(
+    trial: Config, monkeypatch: pytest.MonkeyPatch, capsys, given: str | None, needed: bool
+) -> None:
+    monkeypatch.setattr(server, "GRACE", 0.0)
+    monkeypatch.setenv("GCO_TOKEN", TOKEN)
+    server.serve_until(trial, lambda: True, token=given)
+    assert ("/?token=... " in capsys.readouterr().out) == needed
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "some.host"])
 def test_nobody_listens_elsewhere_without_a_token(trial: Config, host: str) -> None:
     with pytest.raises(UserError, match="give --token"):
