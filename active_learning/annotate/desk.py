@@ -117,7 +117,7 @@ class Desk:
         """Write down what the page sends; when this returns, the disk holds it.
 
         Args:
-            body: picture, x, y, answer, seconds, annotator, trial, id.
+            body: image (or picture, its number), x, y, answer, seconds, annotator, trial, id.
             reviewer: whether the annotator looks the others' answers over.
 
         Returns:
@@ -197,7 +197,8 @@ class Desk:
             for question, stands, closed in self.queue.of_image(name)
         ]
         width, height = self.shown(place, lambda: self.pictures.size(place))
-        return {"picture": place, "image": name, "points": points, "width": width, "height": height}
+        told = {"picture": place, "image": name, "version": self.version}
+        return {**told, "points": points, "width": width, "height": height}
 
     def shown(self, place: int, make: Callable[[], Any]) -> Any:
         """Return ``make()``; if the picture cannot be shown, skip the image and write that down.
@@ -295,8 +296,10 @@ class Desk:
         return "finished" if len(self._seen) >= files else "training"
 
     def _picture(self, body: Mapping[str, Any]) -> int:
-        place = whole(body.get("picture"))
-        if place >= len(self.pictures.samples):
+        """Return a picture's number: that of the name, since another server's list may differ."""
+        name, many = body.get("image"), len(self.pictures.samples)
+        place = whole(body.get("picture")) if name is None else self.number.get(str(name), many)
+        if place >= many:
             raise Refused(404, "no such picture")
         return place
 

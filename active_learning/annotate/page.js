@@ -70,7 +70,7 @@ async function answer(said) {
   const reply = await deliver({
     trial: server.trial,
     annotator: name(),
-    picture: about.picture,
+    image: about.image,
     x: about.x,
     y: about.y,
     answer: said,
@@ -202,7 +202,7 @@ async function showOutline() {
   const of = shown;
   if (!outlined || !server.regions || !of) return;
   try {
-    const reply = await fetch(`/region/${of.picture}/${of.x}/${of.y}/17`);
+    const reply = await fetch(`/region/${of.picture}/${of.x}/${of.y}/17?v=${server.version}`);
     const lines = await reply.json();
     if (shown !== of || !reply.ok) return;
     outline.setAttribute("viewBox", `0 0 ${of.width} ${of.height}`);

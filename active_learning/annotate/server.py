@@ -65,14 +65,14 @@ class Site:
             "/api/image": desk.image,
         }
 
-    def respond(self, method: str, path: str, body: Any) -> Reply:
-        """Answer a request that was let through; ``path`` is as sent, nothing in it decoded."""
+    def respond(self, method: str, path: str, query: str, body: Any) -> Reply:
+        """Answer a request that was let through; its address is as sent, nothing in it decoded."""
         try:
-            return self._respond(method, path, body)
+            return self._respond(method, path, query, body)
         except UserError as error:  # a journal damaged by hand, a full disk
             raise Refused(500, str(error)) from None
 
-    def _respond(self, method: str, path: str, body: Any) -> Reply:
+    def _respond(self, method: str, path: str, query: str, body: Any) -> Reply:
         if method == "POST":
             if path not in self.posts:
                 raise Refused(404, "no such page")
@@ -82,6 +82,9 @@ class Site:
         if path in FILES:
             name, kind = FILES[path]
             return Reply((HERE / name).read_bytes(), kind)
+        if query.startswith("v=") and query != f"v={self.desk.version}":
+            # Pictures may have come or gone since: their numbers would mean others.
+            raise Refused(409, "the server was started anew")
         if found := _PICTURE.fullmatch(path):
             return self._picture(int(found[1]))
         if found := _INSET.fullmatch(path):

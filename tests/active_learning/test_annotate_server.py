@@ -150,6 +150,8 @@ def test_other_sites_write_nothing(trial: Config, port: int) -> None:
         {"picture": 10**6},
         {"picture": "0"},
         {"picture": True},
+        {"image": "gone.png"},
+        {"image": 0},
         {"x": 1.5},
         {"x": 2**40},
         {"y": None},
@@ -336,6 +338,36 @@ def test_questions_about_a_picture_that_is_not_there_are_told(trial: Config, por
     assert "image 'gone.png' is not among the trial's" in json.loads(body)["error"]
     with pytest.raises(UserError, match=r"gone\.png.* put back pictures"):
         Desk(trial)
+
+
+def test_another_list_of_pictures_makes_no_answer_another_images(
+    sample_root: Path, tmp_path: Path
+) -> None:
+    """A page that was open when the server began anew knows the numbers of before."""
+    root = tmp_path / "data"
+    shutil.copytree(sample_root, root)
+    config = make_trial(tmp_path / "runs", root)
+    last = write_round(config, 0, images=3, points=2)[-4:]
+    write_questions(RunFolder(config.run_folder).questions("points", 0), last)
+    before = Desk(config)
+    question = before.state("ann")["questions"][0]
+    before.pictures.samples[0].image.unlink()
+    with served(Desk(config)) as running:
+        port = running.server_port
+        now = post(port, "/api/next", annotator="ann")
+        same = next(
+            q for q in now["questions"] if (q["x"], q["y"]) == (question["x"], question["y"])
+        )
+        assert same["picture"] != question["picture"]
+        for at in ("picture/{}", "inset/{}/0/0/17", "region/{}/0/0/17"):
+            address = "/" + at.format(question["picture"])
+            assert request(port, "GET", f"{address}?v={before.version}")[0] == 409
+            assert request(port, "GET", f"{address}?v={now['version']}")[0] == 200
+        answer(config, port, question, annotator="ann", answer="f", image=question["image"])
+        shown = post(port, "/api/image", image=question["image"])
+        assert (shown["picture"], shown["version"]) == (same["picture"], now["version"])
+    (kept,) = Journal(RunFolder(config.run_folder).journal).answers()
+    assert kept.pixel == (question["image"], question["x"], question["y"])
 
 
 def test_pictures_are_upright_and_insets_exact(sample_root: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import train
 from active_learning import __main__ as asking
 from active_learning.annotate.desk import Desk
 from active_learning.answers import Journal, label_of, progress, standing
-from active_learning.questions import question_files, read_questions
+from active_learning.questions import question_files, read_questions, write_questions
 from config import Config
 from datasets.images import read_mask
 from datasets.points import read_points
@@ -175,6 +175,32 @@ def test_an_answer_survives_a_closed_page(trial: Config, new_page: Opener) -> No
         process.terminate()
         process.wait()
     assert [row.split(",")[:4] for row in rows(trial)] == [[image, str(x), str(y), "f"]]
+
+
+def test_a_page_open_since_before_a_picture_went_answers_its_own(
+    sample_root: Path, tmp_path: Path, new_page: Opener
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(sample_root, root)
+    config = make_trial(tmp_path / "runs", root)
+    last = write_round(config, 0, images=3, points=2)[-4:]
+    write_questions(RunFolder(config.run_folder).questions("points", 0), last)
+    page = new_page()
+    process, port = start(config)
+    enter(page, port, "ann")
+    found = shown(page)
+    process.kill()
+    process.wait()
+    settings.training_images(config)[0][0].image.unlink()
+    process, port = start(config, port=port)
+    try:
+        press(page, "f")
+        press(page, "ArrowLeft")
+        assert shown(page) == found
+    finally:
+        process.terminate()
+        process.wait()
+    assert [row.split(",")[0] for row in rows(config)] == [last[0].image]
 
 
 def test_a_page_that_nobody_touches_gives_no_sign_of_life(served: int, new_page: Opener) -> None:
