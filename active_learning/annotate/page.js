@@ -31,7 +31,10 @@ let touched = false; // since the last sign of life
 
 const pendingKey = (body) => `pending:${body.trial}:${body.id}`;
 
-/** Send an answer until the server has it on its disk; kept in the browser until then. */
+/**
+ * Send an answer until the server has it on its disk; kept in the browser until then. The reply holds
+ * the new state, unless the server cannot tell it just now.
+ */
 async function deliver(body) {
   localStorage.setItem(pendingKey(body), JSON.stringify(body));
   for (let pause = 500; ; pause = Math.min(2 * pause, 5000)) {
@@ -79,7 +82,7 @@ async function answer(said) {
   });
   back = 0;
   document.body.classList.remove("sending");
-  if (reply) await take(reply);
+  if (reply?.questions) await take(reply);
   else await refresh();
 }
 

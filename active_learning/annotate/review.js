@@ -25,7 +25,8 @@ async function ask(path, body) {
         tell(error.message);
         return null;
       }
-      tell(error instanceof Refused ? `Not saved yet: ${error.message}` : "Not saved yet: the server is away.");
+      const reason = error instanceof Refused ? error.message : "the server is away";
+      tell(`Not ${path === "/api/review" ? "saved" : "loaded"} yet: ${reason}`);
       await wait(pause);
     }
   }
@@ -165,7 +166,8 @@ function choose(index) {
 }
 
 async function answer(said) {
-  const point = image?.points[chosen];
+  const about = image;
+  const point = about?.points[chosen];
   if (!point || busy) return;
   if (!name()) {
     tell("Give your name first: open the page Answer.");
@@ -173,11 +175,12 @@ async function answer(said) {
   }
   busy = true;
   const reply = await ask("/api/review", {
-    trial: listed.trial, annotator: name(), image: image.image, x: point.x, y: point.y,
+    trial: listed.trial, annotator: name(), image: about.image, x: point.x, y: point.y,
     answer: said, seconds: 0, id: newId(),
   });
   busy = false;
-  if (!reply || image?.image !== reply.image) return;
+  if (!reply || image?.image !== about.image) return;
+  if (!reply.points) return open(wanted); // saved, and cannot be told just now
   image = reply;
   render();
 }

@@ -93,11 +93,11 @@ class Site:
 
     def _answer(self, body: dict[str, Any]) -> Any:
         fresh = self.desk.answer(body)
-        return self.desk.state(annotator_of(body)) | {"fresh": fresh}
+        return {"fresh": fresh} | _if_told(lambda: self.desk.state(annotator_of(body)))
 
     def _review(self, body: dict[str, Any]) -> Any:
         fresh = self.desk.answer(body, reviewer=True)
-        return self.desk.image(body) | {"fresh": fresh}
+        return {"fresh": fresh} | _if_told(lambda: self.desk.image(body))
 
     def _alive(self, body: dict[str, Any]) -> Any:
         self.desk.queue.leases.renew(annotator_of(body))
@@ -125,6 +125,14 @@ class Site:
     def _require_picture(self, place: int) -> None:
         if place >= len(self.desk.pictures.samples):
             raise Refused(404, "no such picture")
+
+
+def _if_told(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what goes with a saved answer; where it cannot be told just now, the page asks."""
+    try:
+        return make()
+    except (Refused, UserError):
+        return {}
 
 
 def serve_until(

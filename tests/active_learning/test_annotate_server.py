@@ -495,6 +495,23 @@ def test_pictures_that_are_away_for_a_moment_keep_their_questions(
         assert state["counts"] == {"wanted": 6, "told": 0, "short": 0}
 
 
+@pytest.mark.parametrize("path", ["/api/answer", "/api/review"])
+def test_a_saved_answer_is_told_though_its_reply_cannot_be_made(
+    trial: Config, port: int, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    question = post(port, "/api/next", annotator="ann")["questions"][0]
+    body = {key: question[key] for key in ("image", "x", "y")}
+    body |= {"trial": trial.trial, "annotator": "ann", "answer": "f", "seconds": 1, "id": "1"}
+    for fault, fresh in ((web.Refused(503, "away"), True), (UserError("damaged"), False)):
+
+        def fail(*_: object, fault: Exception = fault) -> None:
+            raise fault
+
+        monkeypatch.setattr(Desk, "_question", fail)
+        assert post(port, path, **body) == {"fresh": fresh}
+        assert len(rows(trial)) == 1
+
+
 def test_a_second_opinion_on_a_spoilt_picture_is_asked_of_nobody(
     sample_root: Path, tmp_path: Path
 ) -> None:

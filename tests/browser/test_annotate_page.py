@@ -16,6 +16,7 @@ import torch
 import train
 from active_learning import __main__ as asking
 from active_learning.annotate.desk import Desk
+from active_learning.annotate.web import Refused
 from active_learning.answers import Journal, label_of, progress, standing
 from active_learning.questions import question_files, read_questions, write_questions
 from config import Config
@@ -215,6 +216,32 @@ def test_a_page_that_nobody_touches_gives_no_sign_of_life(served: int, new_page:
     page.keyboard.press("r")
     page.wait_for_timeout(700)
     assert len(signs) == 1
+
+
+@pytest.mark.parametrize("path", ["", "review"])
+def test_an_answer_is_not_told_to_be_unsaved_where_its_reply_alone_fails(
+    trial: Config, served: int, new_page: Opener, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    page = new_page()
+    enter(page, served, "ann")
+    if path:
+        press(page, "f")
+        page.goto(f"http://127.0.0.1:{served}/{path}")
+        page.wait_for_selector("#points [aria-current=true]")
+    said = len(rows(trial))
+
+    def away(*_: object) -> None:
+        raise Refused(503, "the disk is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Desk, "_question", away)
+        page.keyboard.press("b")
+        page.wait_for_selector("text=the disk is away")
+        assert "Not saved" not in page.inner_text("#banner")
+        assert page.evaluate("Object.keys(localStorage).join()") == "annotator"
+        assert len(rows(trial)) == said + 1
+    page.wait_for_selector("#banner", state="hidden")
+    assert len(rows(trial)) == said + 1
 
 
 def test_two_at_once_by_touch_and_mouse(trial: Config, served: int, new_page: Opener) -> None:
