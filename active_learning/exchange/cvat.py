@@ -58,8 +58,8 @@ def write(path: Path, tasks: Sequence[Task]) -> None:
             for answer in asked.answers or (None,):
                 _point(image, asked, answer)
     ET.indent(root)
-    write_json(path.with_suffix(".labels.json"), _labels())
     write_text(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, "unicode"))
+    write_json(path.with_suffix(".labels.json"), _labels())
 
 
 def _describe(task: ET.Element, images: int) -> None:

@@ -486,6 +486,7 @@ def test_names_that_xml_cannot_hold(tmp_path: Path) -> None:
         ([], "give either --export"),
         (["--export", "cvat", "--import", "cvat"], "give either --export"),
         (["--export", "cvat"], "--export needs --to"),
+        *((["--export", name, "--to", ""], "name the file") for name in FORMATS),
         (["--export", "masks", "--to", "x"], "unknown format to export 'masks'"),
         (["--import", "cvta", "--from", "x"], "did you mean 'cvat'"),
         (["--import", "cvat"], "--import needs --from"),
