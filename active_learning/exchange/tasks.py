@@ -217,7 +217,7 @@ def take_in(
             continue
         if before := standing.get(pixel, ()):
             said = {answer.annotator: answer.answer for answer in before}
-            stands = said.get(one.annotator) or label_of(before) or before[0].answer
+            stands = said.get(one.annotator) or label_of(before)
         else:
             stands = heard.get((pixel, one.annotator), "")
         if not stands:
