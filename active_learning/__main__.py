@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from active_learning.answers import Journal, standing
+from active_learning.asking import read_checked
 from active_learning.kappa import write_agreement
 from active_learning.people import Unanswered, wait_for_answers
 from active_learning.query import Pool
 from active_learning.rounds import answer_round, choose_round
-from config import Config
 from datasets.checked import require_checked
 from models import require_weights
 from utils import settings
@@ -69,15 +69,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.round == 0:
                 # It is now that weights which cannot be had are to be told, not after an hour.
                 require_weights(config.backbone, config.backbone_weights)
-            if not _answered_by_people(config, run, args.arm, args.round):
+            if not _answered_by_people(pool, args.arm, args.round):
                 return EXIT_WAITING
         answered = answer_round(pool, args.arm, args.round)
     print(f"{answered}: {'answered' if config.schedule[args.round] else 'nothing is asked'}")
     return 0
 
 
-def _answered_by_people(config: Config, run: RunFolder, arm: str, round_index: int) -> bool:
-    """Wait for people, and write the points; tell whether all is answered."""
+def _answered_by_people(pool: Pool, arm: str, round_index: int) -> bool:
+    """Wait for people, and write the points; tell whether all is answered.
+
+    Raises:
+        UserError: what would be asked does not fit the images, so that no answer could be used.
+    """
+    config, run = pool.config, pool.run
+    for path in _asked(run, arm, round_index):
+        read_checked(path, pool.validation if path == run.validation_questions else pool.samples)
     while wait_for_answers(config, _asked(run, arm, round_index)):
         # An answer that is taken back just now is waited for anew.
         with suppress(Unanswered):

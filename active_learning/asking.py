@@ -51,7 +51,7 @@ def put_questions(
 
 def asked_pixels(path: Path, samples: Sequence[Sample]) -> list[np.ndarray]:
     """Return the pixels of a questions file, (K, 2) of x and y an image, without the reserve."""
-    of_image = by_image(_read(path, samples))
+    of_image = by_image(read_checked(path, samples))
     return [_pixels(of_image.get(sample.name, ([], []))[0]) for sample in samples]
 
 
@@ -67,7 +67,7 @@ def untold_pixels(
     found: dict[str, list[Question]] = {sample.name: [] for sample in samples}
     for path, points in files:
         if path.exists():
-            for question in untold(_read(path, samples), read_points(points)):
+            for question in untold(read_checked(path, samples), read_points(points)):
                 found[question.image].append(question)
     return [_pixels(questions) for questions in found.values()]
 
@@ -85,7 +85,7 @@ def answer_questions(path: Path, samples: Sequence[Sample], oracle: Oracle, to: 
         UserError: the questions are missing or damaged, or do not fit the images; or none could be
             told. The oracle's own errors, too.
     """
-    questions = _read(path, samples)
+    questions = read_checked(path, samples)
     of_image = by_image(questions)
     points: list[Point] = []
     for sample in samples:
@@ -100,8 +100,12 @@ def answer_questions(path: Path, samples: Sequence[Sample], oracle: Oracle, to: 
     write_points(to, points, oracle.people)
 
 
-def _read(path: Path, samples: Sequence[Sample]) -> list[Question]:
-    """Read a questions file that must fit the images."""
+def read_checked(path: Path, samples: Sequence[Sample]) -> list[Question]:
+    """Read a questions file that must fit the images.
+
+    Raises:
+        UserError: it is missing or damaged, or asks about another image or a pixel outside of one.
+    """
     questions = read_questions(path)
     check_points([Point(q.image, q.x, q.y, 0, q.round) for q in questions], samples, path)
     return questions

@@ -141,6 +141,9 @@ def wait_for_answers(config: Config, paths: Sequence[Path]) -> bool:
     Returns:
         Whether all is answered; if not, nobody is to wait (``--no_wait``), and how to answer was
         printed.
+
+    Raises:
+        UserError: questions or journal are damaged. A journal that is damaged later is waited for.
     """
     run = RunFolder(config.run_folder)
     still = OpenQuestions(paths, Journal(run.journal))
@@ -157,12 +160,13 @@ def wait_for_answers(config: Config, paths: Sequence[Path]) -> bool:
             flush=True,
         )
         return False
+    done = _patient(still.none)
     told, since = False, None
     while since is None or time.monotonic() - since < GRACE:
-        if still.none():
+        if done():
             since = time.monotonic() if since is None else since
         elif not in_use(run.lock("annotate")):
-            _serve(config, still.none)
+            _serve(config, done)
             break
         else:
             since = None
@@ -172,6 +176,22 @@ def wait_for_answers(config: Config, paths: Sequence[Path]) -> bool:
             told = True
         time.sleep(POLL)
     return True
+
+
+def _patient(done: Callable[[], bool]) -> Callable[[], bool]:
+    """Return ``done``, for which a fault that somebody may mend means no, and is printed once."""
+    told: set[str] = set()
+
+    def asked() -> bool:
+        try:
+            return done()
+        except UserError as error:
+            if str(error) not in told:
+                print(f"the round waits: {error}", flush=True)
+            told.add(str(error))
+            return False
+
+    return asked
 
 
 def _serve(config: Config, done: Callable[[], bool]) -> None:

@@ -23,9 +23,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     for the other.
 
     Raises:
-        UserError: the disk is full, read-only, or may not be written.
+        UserError: the disk is full, read-only, or may not be written; or ``path`` names no file.
     """
     path = Path(path)
+    if path.name in ("", ".."):
+        raise UserError(f"{path}: a folder where a file should be: name the file")
     # One name for one file: what a killed process leaves is overwritten by the next.
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:

@@ -7,7 +7,6 @@ says otherwise, and then a ``--token`` must be known.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from active_learning.annotate.queue import ORDERS
@@ -29,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         parser.add_argument(
             "--token",
-            default=os.environ.get("GCO_TOKEN", ""),
             help="what a browser must know (default: the environment's GCO_TOKEN, which other "
             "users of this machine do not see)",
         )

@@ -59,7 +59,8 @@ class Desk:
         twice, order: see `Queue`.
 
     Raises:
-        UserError: a set is missing, or all its images lie outside of the data root.
+        UserError: a set is missing, or all its images lie outside of the data root; or questions
+            are about an image that is not there.
     """
 
     def __init__(self, config: Config, twice: float = 0.05, order: str = "rows") -> None:
@@ -116,7 +117,7 @@ class Desk:
         """Write down what the page sends; when this returns, the disk holds it.
 
         Args:
-            body: picture, x, y, answer, seconds, annotator, trial, id.
+            body: image (or picture, its number), x, y, answer, seconds, annotator, trial, id.
             reviewer: whether the annotator looks the others' answers over.
 
         Returns:
@@ -196,7 +197,8 @@ class Desk:
             for question, stands, closed in self.queue.of_image(name)
         ]
         width, height = self.shown(place, lambda: self.pictures.size(place))
-        return {"picture": place, "image": name, "points": points, "width": width, "height": height}
+        told = {"picture": place, "image": name, "version": self.version}
+        return {**told, "points": points, "width": width, "height": height}
 
     def shown(self, place: int, make: Callable[[], Any]) -> Any:
         """Return ``make()``; if the picture cannot be shown, skip the image and write that down.
@@ -233,8 +235,15 @@ class Desk:
         self.queue.skip_image(sample.name)
 
     def _questions(self, path: Path) -> list[Question]:
-        """Read a questions file; what it asks about images that are gone is left out."""
-        return [question for question in read_questions(path) if question.image in self.number]
+        """Read a questions file, all of whose images must be among those of the trial."""
+        questions = read_questions(path)
+        if gone := next((q.image for q in questions if q.image not in self.number), None):
+            raise UserError(
+                f"{path}: image '{gone}' is not among the trial's {len(self.number)}: put back "
+                "pictures that were renamed or removed since it began, take away those that were "
+                "added, and start the server anew"
+            )
+        return questions
 
     def _next(self, annotator: str) -> list[dict[str, Any]]:
         while True:
@@ -287,8 +296,10 @@ class Desk:
         return "finished" if len(self._seen) >= files else "training"
 
     def _picture(self, body: Mapping[str, Any]) -> int:
-        place = whole(body.get("picture"))
-        if place >= len(self.pictures.samples):
+        """Return a picture's number: that of the name, since another server's list may differ."""
+        name, many = body.get("image"), len(self.pictures.samples)
+        place = whole(body.get("picture")) if name is None else self.number.get(str(name), many)
+        if place >= many:
             raise Refused(404, "no such picture")
         return place
 

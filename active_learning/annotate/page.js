@@ -25,12 +25,16 @@ let errorsSeen = 0;
 let lookAgain = 0;
 let asking = false;
 let ahead = []; // pictures that are loaded meanwhile
+let touched = false; // since the last sign of life
 
 // --- answers -------------------------------------------------------------------------------------
 
 const pendingKey = (body) => `pending:${body.trial}:${body.id}`;
 
-/** Send an answer until the server has it on its disk; kept in the browser until then. */
+/**
+ * Send an answer until the server has it on its disk; kept in the browser until then. The reply holds
+ * the new state, unless the server cannot tell it just now.
+ */
 async function deliver(body) {
   localStorage.setItem(pendingKey(body), JSON.stringify(body));
   for (let pause = 500; ; pause = Math.min(2 * pause, 5000)) {
@@ -69,7 +73,7 @@ async function answer(said) {
   const reply = await deliver({
     trial: server.trial,
     annotator: name(),
-    picture: about.picture,
+    image: about.image,
     x: about.x,
     y: about.y,
     answer: said,
@@ -78,7 +82,7 @@ async function answer(said) {
   });
   back = 0;
   document.body.classList.remove("sending");
-  if (reply) await take(reply);
+  if (reply?.questions) await take(reply);
   else await refresh();
 }
 
@@ -201,7 +205,7 @@ async function showOutline() {
   const of = shown;
   if (!outlined || !server.regions || !of) return;
   try {
-    const reply = await fetch(`/region/${of.picture}/${of.x}/${of.y}/17`);
+    const reply = await fetch(`/region/${of.picture}/${of.x}/${of.y}/17?v=${server.version}`);
     const lines = await reply.json();
     if (shown !== of || !reply.ok) return;
     outline.setAttribute("viewBox", `0 0 ${of.width} ${of.height}`);
@@ -336,8 +340,13 @@ byId("who").querySelector("form").addEventListener("submit", (event) => {
   refresh();
 });
 new ResizeObserver(draw).observe(byId("stage"));
+// A page that is merely open is none: its questions are to go to others.
+for (const kind of ["keydown", "pointerdown"]) {
+  document.addEventListener(kind, () => { touched = true; }, true);
+}
 setInterval(() => {
-  if (document.visibilityState === "visible" && name()) post("/api/alive", { annotator: name() }).catch(() => {});
+  if (touched && name()) post("/api/alive", { annotator: name() }).catch(() => {});
+  touched = false;
 }, SIGN_OF_LIFE);
 
 followTheme();

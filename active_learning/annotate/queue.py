@@ -147,8 +147,8 @@ class Queue:
     def skip_image(self, image: str) -> None:
         """Ask nothing more about an image: what nobody has answered counts as "can't say"."""
         with self._lock:
-            self._skipped.add(image)
             self._sync()
+            self._skipped.add(image)
             self._leave_out(image)
 
     def mine(self, annotator: str, most: int) -> list[Answer]:
@@ -256,6 +256,7 @@ class Queue:
             changed = dict.fromkeys(self._rows)  # of which nothing may be said any more
             self._edits, self._read = edits, 0
             self._rows, self._standing, self._mine = {}, {}, {}
+            self._skipped.clear()  # what cannot be shown even now is skipped anew
         for answer in answers[self._read :]:
             self._rows.setdefault(answer.pixel, []).append(answer)
             mine = self._mine.setdefault(answer.annotator, {})

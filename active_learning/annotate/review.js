@@ -9,7 +9,7 @@ let listed = { images: [], total: 0 };
 let image = null;
 let chosen = 0; // which of its points
 let busy = false;
-let wanted; // the picture that is shown, or will be as soon as it is there
+let wanted; // the image whose picture is shown, or will be as soon as it is there
 let opened = 0; // pictures asked for, as lists below
 let asked = 0; // lists asked for: of two that overtake each other the later counts
 
@@ -25,7 +25,8 @@ async function ask(path, body) {
         tell(error.message);
         return null;
       }
-      tell(error instanceof Refused ? `Not saved yet: ${error.message}` : "Not saved yet: the server is away.");
+      const reason = error instanceof Refused ? error.message : "the server is away";
+      tell(`Not ${path === "/api/review" ? "saved" : "loaded"} yet: ${reason}`);
       await wait(pause);
     }
   }
@@ -45,7 +46,7 @@ async function list(start = 0) {
     (reply.twice ? ` · ${reply.alike} of ${reply.twice} doubly asked pixels alike${agree}` : "");
   byId("images").replaceChildren(...listed.images.map(listItem));
   byId("more").hidden = listed.images.length >= listed.total;
-  if (!start) await open(listed.images[0]?.picture);
+  if (!start) await open(listed.images[0]);
 }
 
 function listItem(one) {
@@ -55,7 +56,7 @@ function listItem(one) {
   button.dataset.picture = one.picture;
   button.append(one.image);
   if (one.differing) button.append(mark("b", `≠ ${one.differing}`));
-  button.addEventListener("click", () => open(one.picture));
+  button.addEventListener("click", () => open(one));
   item.append(button);
   return item;
 }
@@ -67,30 +68,30 @@ function mark(kind, text, className = "") {
   return made;
 }
 
-async function open(picture) {
+async function open(one) {
   const turn = ++opened;
-  byId("frame").hidden = picture === undefined;
-  byId("message").hidden = picture !== undefined;
+  byId("frame").hidden = !one;
+  byId("message").hidden = Boolean(one);
   byId("message").textContent = "No answers to look at.";
-  wanted = picture;
-  if (picture === undefined) {
+  wanted = one;
+  if (!one) {
     image = null;
     byId("points").replaceChildren();
     return;
   }
-  const reply = await ask("/api/image", { picture });
+  const reply = await ask("/api/image", { image: one.image });
   if (!reply || turn !== opened) return;
   let place = () => tell(`${reply.image} cannot be shown.`);
   image = null; // until the picture is there, no key means a pixel of it, nor one of the last
   try {
-    place = await load("picture", pictureOf(reply, listed.version));
+    place = await load("picture", pictureOf(reply, reply.version));
   } catch {}
   if (turn !== opened) return;
   image = reply;
   chosen = 0;
   place();
   for (const button of byId("images").querySelectorAll("button")) {
-    const current = Number(button.dataset.picture) === picture;
+    const current = Number(button.dataset.picture) === one.picture;
     button.setAttribute("aria-current", current);
     if (current) showIn(byId("list"), button);
   }
@@ -113,7 +114,7 @@ function render() {
   const point = image.points[chosen];
   if (!point) return;
   const side = LEVELS[1][1];
-  load("near", insetOf(point, listed.version, side))
+  load("near", insetOf(point, image.version, side))
     .then((place) => { if (image?.points[chosen] === point) place(); })
     .catch(() => {});
   frameInset(point, side);
@@ -165,7 +166,8 @@ function choose(index) {
 }
 
 async function answer(said) {
-  const point = image?.points[chosen];
+  const about = image;
+  const point = about?.points[chosen];
   if (!point || busy) return;
   if (!name()) {
     tell("Give your name first: open the page Answer.");
@@ -173,19 +175,20 @@ async function answer(said) {
   }
   busy = true;
   const reply = await ask("/api/review", {
-    trial: listed.trial, annotator: name(), picture: image.picture, x: point.x, y: point.y,
+    trial: listed.trial, annotator: name(), image: about.image, x: point.x, y: point.y,
     answer: said, seconds: 0, id: newId(),
   });
   busy = false;
-  if (!reply || image?.picture !== reply.picture) return;
+  if (!reply || image?.image !== about.image) return;
+  if (!reply.points) return open(wanted); // saved, and cannot be told just now
   image = reply;
   render();
 }
 
 function next(by) {
-  const at = listed.images.findIndex((one) => one.picture === wanted);
+  const at = listed.images.findIndex((one) => one.image === wanted?.image);
   const to = listed.images[at + by];
-  if (to) open(to.picture);
+  if (to) open(to);
 }
 
 const KEYS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 import threading
@@ -64,14 +65,14 @@ class Site:
             "/api/image": desk.image,
         }
 
-    def respond(self, method: str, path: str, body: Any) -> Reply:
-        """Answer a request that was let through; ``path`` is as sent, nothing in it decoded."""
+    def respond(self, method: str, path: str, query: str, body: Any) -> Reply:
+        """Answer a request that was let through; its address is as sent, nothing in it decoded."""
         try:
-            return self._respond(method, path, body)
+            return self._respond(method, path, query, body)
         except UserError as error:  # a journal damaged by hand, a full disk
             raise Refused(500, str(error)) from None
 
-    def _respond(self, method: str, path: str, body: Any) -> Reply:
+    def _respond(self, method: str, path: str, query: str, body: Any) -> Reply:
         if method == "POST":
             if path not in self.posts:
                 raise Refused(404, "no such page")
@@ -81,6 +82,9 @@ class Site:
         if path in FILES:
             name, kind = FILES[path]
             return Reply((HERE / name).read_bytes(), kind)
+        if query.startswith("v=") and query != f"v={self.desk.version}":
+            # Pictures may have come or gone since: their numbers would mean others.
+            raise Refused(409, "the server was started anew")
         if found := _PICTURE.fullmatch(path):
             return self._picture(int(found[1]))
         if found := _INSET.fullmatch(path):
@@ -89,11 +93,11 @@ class Site:
 
     def _answer(self, body: dict[str, Any]) -> Any:
         fresh = self.desk.answer(body)
-        return self.desk.state(annotator_of(body)) | {"fresh": fresh}
+        return {"fresh": fresh} | _if_told(lambda: self.desk.state(annotator_of(body)))
 
     def _review(self, body: dict[str, Any]) -> Any:
         fresh = self.desk.answer(body, reviewer=True)
-        return self.desk.image(body) | {"fresh": fresh}
+        return {"fresh": fresh} | _if_told(lambda: self.desk.image(body))
 
     def _alive(self, body: dict[str, Any]) -> Any:
         self.desk.queue.leases.renew(annotator_of(body))
@@ -123,12 +127,20 @@ class Site:
             raise Refused(404, "no such picture")
 
 
+def _if_told(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what goes with a saved answer; where it cannot be told just now, the page asks."""
+    try:
+        return make()
+    except (Refused, UserError):
+        return {}
+
+
 def serve_until(
     config: Config,
     done: Callable[[], bool],
     host: str = HOST,
     port: int | None = None,
-    token: str = "",
+    token: str | None = None,
     twice: float = 0.05,
     order: str = "rows",
 ) -> None:
@@ -141,13 +153,15 @@ def serve_until(
         config: the trial.
         done: asked about twice a second.
         host, port: where to listen; without a port `PORT`, or the next that is free.
-        token: what a browser must know, needed unless only this machine can reach ``host``.
+        token: what a browser must know, needed unless only this machine can reach ``host``; None:
+            the environment's ``GCO_TOKEN``.
         twice, order: see `active_learning.annotate.queue.Queue`.
 
     Raises:
         UserError: the address cannot be had, a token is missing, another process serves the trial,
             or its images or questions cannot be read.
     """
+    token = os.environ.get("GCO_TOKEN", "") if token is None else token
     _check_token(host, token)
     run = RunFolder(config.run_folder)
     with held(run.lock("annotate"), f"{run.root}, its annotation server,"):
@@ -176,8 +190,8 @@ def _wait(done: Callable[[], bool]) -> None:
 def _check_token(host: str, token: str) -> None:
     if token and (len(token) < LEAST_TOKEN or not re.fullmatch("[A-Za-z0-9._~-]+", token)):
         raise UserError(
-            f"--token: at least {LEAST_TOKEN} letters, digits and . _ ~ - are needed: make one by "
-            'python -c "import secrets; print(secrets.token_urlsafe())"'
+            f"--token or GCO_TOKEN: at least {LEAST_TOKEN} letters, digits and . _ ~ - are needed: "
+            'make one by python -c "import secrets; print(secrets.token_urlsafe())"'
         )
     if not token and not is_loopback(host):
         raise UserError(

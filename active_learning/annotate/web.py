@@ -71,8 +71,8 @@ class Refused(Exception):
         self.status = status
 
 
-Respond = Callable[[str, str, Any], Reply]
-"""``respond(method, path, body)``: the path as it was sent, never decoded; the body's JSON."""
+Respond = Callable[[str, str, str, Any], Reply]
+"""``respond(method, path, query, body)``: the address as sent, never decoded; the body's JSON."""
 
 
 def reply_json(value: Any, status: int = 200) -> Reply:
@@ -251,7 +251,7 @@ class Handler(BaseHTTPRequestHandler):
                 return self._let_in(path, query)
             self._require_cookie()
         try:
-            return self.server.respond(self.command, path, body)
+            return self.server.respond(self.command, path, query, body)
         except Refused as refused:
             return _refusal(refused)
 

@@ -26,7 +26,7 @@ from active_learning.answers import (
     standing,
 )
 from active_learning.exchange import cvat, label_studio, points_csv
-from active_learning.exchange.tasks import Found, Pictures, Taken, Task, make_tasks, take_in
+from active_learning.exchange.tasks import Found, Pictures, Taken, Task, Whose, make_tasks, take_in
 from active_learning.questions import Question, question_files, read_questions
 from datasets.index import Sample, list_sets
 from datasets.mask_folder import answers_of_masks
@@ -41,7 +41,7 @@ WRITERS: dict[str, Callable[[Path, Sequence[Task]], None]] = {
     "cvat": cvat.write,
     "points": points_csv.write,
 }
-READERS: dict[str, Callable[[Path, Pictures, str], list[Found]]] = {
+READERS: dict[str, Callable[[Path, Pictures, Whose], list[Found]]] = {
     "labelstudio": label_studio.read,
     "cvat": cvat.read,
     "points": points_csv.read,
@@ -72,13 +72,11 @@ def bring_in(args: Namespace, run: RunFolder, files: Files, samples: Sequence[Sa
     with held(run.lock("annotate"), f"{run.root}, answering,"):
         journal = Journal(run.journal)
         stands = standing(journal.answers())
-        by = args.annotator or args.take
+        whose = Whose(args.annotator or args.take, always=args.annotator is not None)
         if args.take == MASKS:
-            found = read_masks(args.source, files, stands, samples, by)
+            found = read_masks(args.source, files, stands, samples, whose.name)
         else:
-            found = look_up(READERS, args.take, "format")(args.source, Pictures(samples), by)
-        if args.annotator:
-            found = [one._replace(annotator=args.annotator) for one in found]
+            found = look_up(READERS, args.take, "format")(args.source, Pictures(samples), whose)
         questions = {q.pixel: q for of_file in reversed(files) for q in of_file}
         taken = take_in(found, questions, stands)
         journal.extend(taken.new)

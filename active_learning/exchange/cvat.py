@@ -24,6 +24,7 @@ from active_learning.exchange.tasks import (
     Found,
     Pictures,
     Task,
+    Whose,
     annotator_of,
     number,
     pixel_of,
@@ -58,8 +59,8 @@ def write(path: Path, tasks: Sequence[Task]) -> None:
             for answer in asked.answers or (None,):
                 _point(image, asked, answer)
     ET.indent(root)
-    write_json(path.with_suffix(".labels.json"), _labels())
     write_text(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, "unicode"))
+    write_json(path.with_suffix(".labels.json"), _labels())
 
 
 def _describe(task: ET.Element, images: int) -> None:
@@ -100,17 +101,17 @@ def _point(image: ET.Element, asked: Asked, answer: Answer | None) -> None:
             ET.SubElement(point, "attribute", name=name).text = text
 
 
-def read(path: Path, pictures: Pictures, default: str) -> list[Found]:
+def read(path: Path, pictures: Pictures, whose: Whose) -> list[Found]:
     """Read the answers of a file of annotations, whose shapes other than points are passed over.
 
-    An answer is by the annotator of its attributes, else by ``default``.
+    An answer is by the annotator of its attributes, unless ``whose`` says otherwise.
 
     Raises:
         UserError: the file cannot be read, declares a document type (nothing of ours does, and
             entities could blow it up), or holds what cannot be meant; names the line.
     """
     data = read_up_to(path, MOST_BYTES)
-    reader = _Reader(path, pictures, default)
+    reader = _Reader(path, pictures, whose)
     try:
         reader.parser.Parse(data, True)
     except (expat.ExpatError, LookupError, ValueError) as error:
@@ -123,10 +124,10 @@ def read(path: Path, pictures: Pictures, default: str) -> list[Found]:
 class _Reader:
     """Reads a file from start to end; keeps the image and the shape that it is in."""
 
-    def __init__(self, path: Path, pictures: Pictures, default: str) -> None:
+    def __init__(self, path: Path, pictures: Pictures, whose: Whose) -> None:
         self.found: list[Found] = []
         self.root = ""
-        self._path, self._pictures, self._default = path, pictures, default
+        self._path, self._pictures, self._whose = path, pictures, whose
         self._image = ""
         self._known = False
         self._shape: dict[str, str] | None = None
@@ -185,7 +186,7 @@ class _Reader:
         if not answer:
             return
         texts = {name: "".join(parts).strip() for name, parts in self._texts.items()}
-        annotator = annotator_of(texts.get("annotator"), self._default, where)
+        annotator = annotator_of(texts.get("annotator"), self._whose, where)
         seconds = seconds_of(texts.get("seconds"), where)
         for place in shape.get("points", "").split(";"):
             x, comma, y = place.partition(",")

@@ -26,6 +26,7 @@ from active_learning.exchange.tasks import (
     Found,
     Pictures,
     Task,
+    Whose,
     annotator_of,
     by_opinion,
     number,
@@ -103,12 +104,12 @@ def _keypoint(task: Task, asked: Asked, answer: Answer | None) -> dict[str, Any]
     }
 
 
-def read(path: Path, pictures: Pictures, default: str) -> list[Found]:
+def read(path: Path, pictures: Pictures, whose: Whose) -> list[Found]:
     """Read the answers of tasks that Label Studio exported (JSON, not JSON-MIN).
 
     Cancelled annotations, predictions and marks other than keypoints are passed over. An answer is
-    by the annotator of its ``meta``, else by Label Studio's user, else by ``default``; where nobody
-    measured its seconds, they are the annotation's ``lead_time``, shared evenly.
+    by the annotator of its ``meta``, else by Label Studio's user, unless ``whose`` says otherwise;
+    where nobody measured its seconds, they are the annotation's ``lead_time``, shared evenly.
 
     Raises:
         UserError: the file cannot be read, or holds what cannot be meant; names the place.
@@ -124,7 +125,7 @@ def read(path: Path, pictures: Pictures, default: str) -> list[Found]:
         image = _image_of(data, pictures, where)
         for place, annotation in enumerate(_list(task.get("annotations", []), where), start=1):
             at = f"{where}, annotation {place}"
-            found += _answers(_object(annotation, at), image, pictures, default, at)
+            found += _answers(_object(annotation, at), image, pictures, whose, at)
     return found
 
 
@@ -144,7 +145,7 @@ def _image_of(data: dict[str, Any], pictures: Pictures, where: str) -> str:
 
 
 def _answers(
-    annotation: dict[str, Any], image: str, pictures: Pictures, default: str, where: str
+    annotation: dict[str, Any], image: str, pictures: Pictures, whose: Whose, where: str
 ) -> Iterator[Found]:
     if annotation.get("was_cancelled"):
         return
@@ -166,7 +167,7 @@ def _answers(
         if not answer:
             continue
         meta = mark.get("meta") if isinstance(mark.get("meta"), dict) else {}
-        annotator = annotator_of(meta.get("annotator") or by, default, at)
+        annotator = annotator_of(meta.get("annotator") or by, whose, at)
         measured = meta.get("seconds")
         seconds = lead_time if measured is None else seconds_of(measured, at)
         time = meta.get("time") if isinstance(meta.get("time"), str) else ""

@@ -17,6 +17,7 @@ from active_learning.exchange.tasks import (
     Found,
     Pictures,
     Task,
+    Whose,
     annotator_of,
     seconds_of,
     told,
@@ -46,7 +47,7 @@ def write(path: Path, tasks: Sequence[Task]) -> None:
     write_rows(path, (*COLUMNS, *MORE), rows)
 
 
-def read(path: Path, pictures: Pictures, default: str) -> list[Found]:
+def read(path: Path, pictures: Pictures, whose: Whose) -> list[Found]:
     """Read the answers of a points file, the trial's own ones and those of `write`.
 
     Raises:
@@ -64,7 +65,7 @@ def read(path: Path, pictures: Pictures, default: str) -> list[Found]:
             raise UserError(f"{where}: label {told(row['label'])}: must be 1, 0, s or empty")
         if answer := _ANSWERS[row["label"]]:
             image = pictures.find(row["image"]) or row["image"]
-            annotator = annotator_of(row.get("annotator"), default, where)
+            annotator = annotator_of(row.get("annotator"), whose, where)
             seconds = seconds_of(row.get("seconds"), where)
             place = (image, x, y, answer, annotator, seconds)
             found.append(Found(*place, row.get("time", "")))

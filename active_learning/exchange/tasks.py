@@ -80,6 +80,18 @@ class Found(NamedTuple):
     time: str
 
 
+class Whose(NamedTuple):
+    """Whose the answers of a file are.
+
+    Attributes:
+        name: the annotator where the file names none.
+        always: whether also where it names one, whatever it has there.
+    """
+
+    name: str
+    always: bool = False
+
+
 class Taken(NamedTuple):
     """What became of the answers of a file.
 
@@ -205,7 +217,7 @@ def take_in(
             continue
         if before := standing.get(pixel, ()):
             said = {answer.annotator: answer.answer for answer in before}
-            stands = said.get(one.annotator) or label_of(before) or before[0].answer
+            stands = said.get(one.annotator) or label_of(before)
         else:
             stands = heard.get((pixel, one.annotator), "")
         if not stands:
@@ -265,14 +277,14 @@ def seconds_of(value: Any, where: str) -> float:
     return found
 
 
-def annotator_of(value: Any, default: str, where: str) -> str:
-    """Return an annotator's name as a file has it.
+def annotator_of(value: Any, whose: Whose, where: str) -> str:
+    """Return the annotator of an answer; ``value`` is the name as a file has it.
 
     Raises:
-        UserError: it cannot stand in the journal.
+        UserError: it counts, and cannot stand in the journal.
     """
-    if value in (None, ""):
-        return default
+    if whose.always or value in (None, ""):
+        return whose.name
     if not isinstance(value, str):
         raise UserError(f"{where}: annotator {told(value)} is no text: mend it")
     try:

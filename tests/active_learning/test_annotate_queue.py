@@ -280,6 +280,23 @@ def test_an_image_that_cannot_be_shown_is_complete_and_asked_of_nobody() -> None
     assert queue.counts().told == queue.counts().wanted
 
 
+def test_a_skipped_image_whose_lines_are_deleted_is_asked_about_again() -> None:
+    queue, _ = make(questions(2, 2), twice=1.0)
+    queue.skip_image("0.png")
+    work_off(queue, "ann")
+    rows = queue.journal.rows
+    rows[:] = [row for row in rows if row.annotator != UNREADABLE]
+    queue.journal.edits += 1
+    assert work_off(queue, "ann") == [("0.png", 0, 0), ("0.png", 1, 0)]
+    assert queue.counts() == (4, 4, 0)
+    # One that cannot be shown even so is left alone again, edited just then or not.
+    rows.pop()
+    queue.journal.edits += 1
+    queue.skip_image("0.png")
+    assert rows[-1].annotator == UNREADABLE
+    assert {q.image for q in queue.take("bob", 9)} == {"1.png"}
+
+
 def test_what_a_closed_round_had_in_reserve_may_be_answered_in_a_later_one() -> None:
     first = questions(1, 1, spare=1)
     queue, _ = make(first)

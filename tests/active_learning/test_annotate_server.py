@@ -21,7 +21,7 @@ from PIL import Image
 from active_learning.annotate import pictures, server, web
 from active_learning.annotate.desk import Desk
 from active_learning.answers import UNREADABLE, Journal, progress, standing
-from active_learning.questions import read_questions
+from active_learning.questions import read_questions, write_questions
 from config import Config
 from datasets.images import read_image
 from tests.annotate_trial import (
@@ -150,6 +150,8 @@ def test_other_sites_write_nothing(trial: Config, port: int) -> None:
         {"picture": 10**6},
         {"picture": "0"},
         {"picture": True},
+        {"image": "gone.png"},
+        {"image": 0},
         {"x": 1.5},
         {"x": 2**40},
         {"y": None},
@@ -234,6 +236,16 @@ def test_a_token_is_needed_once(trial: Config) -> None:
         assert request(port, "GET", "/", Cookie=given[:-1])[0] == 401
 
 
+@pytest.mark.parametrize(("given", "needed"), [(None, True), ("", False)])
+def test_the_environment_tells_the_token_unless_one_is_given(
+    trial: Config, monkeypatch: pytest.MonkeyPatch, capsys, given: str | None, needed: bool
+) -> None:
+    monkeypatch.setattr(server, "GRACE", 0.0)
+    monkeypatch.setenv("GCO_TOKEN", TOKEN)
+    server.serve_until(trial, lambda: True, token=given)
+    assert ("/?token=... " in capsys.readouterr().out) == needed
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "some.host"])
 def test_nobody_listens_elsewhere_without_a_token(trial: Config, host: str) -> None:
     with pytest.raises(UserError, match="give --token"):
@@ -314,6 +326,48 @@ def test_questions_that_come_later_are_taken_up(trial: Config, port: int) -> Non
     write_round(trial, 1, images=1, points=1)
     time.sleep(0.6)
     assert post(port, "/api/next", annotator="ann")["counts"]["wanted"] == 13
+
+
+def test_questions_about_a_picture_that_is_not_there_are_told(trial: Config, port: int) -> None:
+    asked = write_round(trial, 1, images=1, points=1, spare=0)
+    path = RunFolder(trial.run_folder).questions("points", 1)
+    write_questions(path, [one._replace(image="gone.png") for one in asked])
+    time.sleep(0.6)
+    status, _, body = request(port, "POST", "/api/next", {"annotator": "ann"})
+    assert status == 500
+    assert "image 'gone.png' is not among the trial's" in json.loads(body)["error"]
+    with pytest.raises(UserError, match=r"gone\.png.* put back pictures"):
+        Desk(trial)
+
+
+def test_another_list_of_pictures_makes_no_answer_another_images(
+    sample_root: Path, tmp_path: Path
+) -> None:
+    """A page that was open when the server began anew knows the numbers of before."""
+    root = tmp_path / "data"
+    shutil.copytree(sample_root, root)
+    config = make_trial(tmp_path / "runs", root)
+    last = write_round(config, 0, images=3, points=2)[-4:]
+    write_questions(RunFolder(config.run_folder).questions("points", 0), last)
+    before = Desk(config)
+    question = before.state("ann")["questions"][0]
+    before.pictures.samples[0].image.unlink()
+    with served(Desk(config)) as running:
+        port = running.server_port
+        now = post(port, "/api/next", annotator="ann")
+        same = next(
+            q for q in now["questions"] if (q["x"], q["y"]) == (question["x"], question["y"])
+        )
+        assert same["picture"] != question["picture"]
+        for at in ("picture/{}", "inset/{}/0/0/17", "region/{}/0/0/17"):
+            address = "/" + at.format(question["picture"])
+            assert request(port, "GET", f"{address}?v={before.version}")[0] == 409
+            assert request(port, "GET", f"{address}?v={now['version']}")[0] == 200
+        answer(config, port, question, annotator="ann", answer="f", image=question["image"])
+        shown = post(port, "/api/image", image=question["image"])
+        assert (shown["picture"], shown["version"]) == (same["picture"], now["version"])
+    (kept,) = Journal(RunFolder(config.run_folder).journal).answers()
+    assert kept.pixel == (question["image"], question["x"], question["y"])
 
 
 def test_pictures_are_upright_and_insets_exact(sample_root: Path, tmp_path: Path) -> None:
@@ -439,6 +493,23 @@ def test_pictures_that_are_away_for_a_moment_keep_their_questions(
         state = post(port, "/api/next", annotator="ann")
         assert state["errors"] == []
         assert state["counts"] == {"wanted": 6, "told": 0, "short": 0}
+
+
+@pytest.mark.parametrize("path", ["/api/answer", "/api/review"])
+def test_a_saved_answer_is_told_though_its_reply_cannot_be_made(
+    trial: Config, port: int, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    question = post(port, "/api/next", annotator="ann")["questions"][0]
+    body = {key: question[key] for key in ("image", "x", "y")}
+    body |= {"trial": trial.trial, "annotator": "ann", "answer": "f", "seconds": 1, "id": "1"}
+    for fault, fresh in ((web.Refused(503, "away"), True), (UserError("damaged"), False)):
+
+        def fail(*_: object, fault: Exception = fault) -> None:
+            raise fault
+
+        monkeypatch.setattr(Desk, "_question", fail)
+        assert post(port, path, **body) == {"fresh": fresh}
+        assert len(rows(trial)) == 1
 
 
 def test_a_second_opinion_on_a_spoilt_picture_is_asked_of_nobody(

@@ -19,7 +19,7 @@ import active_learning.__main__ as asking
 from active_learning.answers import Answer, Journal, label_of, progress, standing
 from active_learning.exchange import cvat, label_studio, points_csv
 from active_learning.exchange.__main__ import SHOWN, main, tell
-from active_learning.exchange.tasks import Found, Pictures, Taken, pixel_of, take_in
+from active_learning.exchange.tasks import Found, Pictures, Taken, Whose, pixel_of, take_in
 from active_learning.kappa import pairwise
 from active_learning.questions import Question, read_questions, write_questions
 from config import Config
@@ -207,6 +207,22 @@ def test_a_job_done_in_cvat(trial: RunFolder, tmp_path: Path) -> None:
     assert {(label_of(of), of[0].annotator, of[0].seconds) for of in found.values()} == {
         ("b", "Zoë", 0.0)
     }
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_name_that_is_overruled_may_be_any(trial: RunFolder, tmp_path: Path, name: str) -> None:
+    answer(trial)
+    file = tmp_path / "in.file"
+    run_main(trial, "--export", name, "--to", file)
+    file.write_text(re.sub('(?<=[",>])ann(?=[",<])', "a" * 65, file.read_text()))
+    before = stands(trial)
+    trial.journal.unlink()
+    with pytest.raises(UserError, match="1 to 64 characters"):
+        run_main(trial, "--import", name, "--from", file)
+    run_main(trial, "--import", name, "--from", file, "--annotator", "Zoë")
+    found = stands(trial)
+    assert found.keys() == before.keys()
+    assert {one.annotator for of in found.values() for one in of} == {"Zoë"}
 
 
 def test_own_points_files(trial: RunFolder, tmp_path: Path) -> None:
@@ -441,7 +457,7 @@ def test_no_spoilt_file_is_a_defect_of_ours(
         whole[at : at + data.draw(st.integers(0, 9))] = new
     spoilt.write_bytes(whole)
     try:
-        found = READ[name](spoilt, pictures, "me")
+        found = READ[name](spoilt, pictures, Whose("me"))
     except UserError:
         return
     questions = {(f.image, f.x, f.y): Question(f.image, f.x, f.y, 0, False) for f in found}
@@ -486,6 +502,7 @@ def test_names_that_xml_cannot_hold(tmp_path: Path) -> None:
         ([], "give either --export"),
         (["--export", "cvat", "--import", "cvat"], "give either --export"),
         (["--export", "cvat"], "--export needs --to"),
+        *((["--export", name, "--to", ""], "name the file") for name in FORMATS),
         (["--export", "masks", "--to", "x"], "unknown format to export 'masks'"),
         (["--import", "cvta", "--from", "x"], "did you mean 'cvat'"),
         (["--import", "cvat"], "--import needs --from"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -239,6 +240,36 @@ def test_a_server_that_runs_already_is_waited_for(config, journal, monkeypatch, 
     assert capsys.readouterr().out == "6 questions wait for answers; a server runs already\n"
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_journal_that_is_damaged_meanwhile_is_waited_for(
+    config, journal, monkeypatch, server, capsys, elsewhere
+):
+    run = RunFolder(config.run_folder)
+    paths = questions_of(run)
+    for image in "abc":
+        journal.append(said("f", image=image))
+    sound, looks = journal.path.read_text(), iter(range(9))
+    monkeypatch.setattr(people, "GRACE", 0.0)
+
+    def look(*_):
+        turn = next(looks)
+        if turn in (0, 1):
+            journal.path.write_text(sound + "not,an,answer\n" * (turn + 1))
+        elif turn == 3:
+            journal.path.write_text(sound)
+            for image in "abc":
+                journal.append(said("b", 1, image=image))
+
+    server.answer = look
+    clock = types.SimpleNamespace(sleep=look, monotonic=time.monotonic)
+    monkeypatch.setattr(people, "time", clock)
+    with held(run.lock("annotate"), "questions") if elsewhere else contextlib.nullcontext():
+        assert wait_for_answers(config, paths)
+    assert len(server.calls) == (not elsewhere)
+    told = capsys.readouterr().out
+    assert told.count(f"the round waits: {journal.path}, line 5: 8 values are needed") == 1
+
+
 def command(sample_root, tmp_path, *more):
     return [
         *("--trial", "t", "--runs", str(tmp_path / "runs"), "--data_root", str(sample_root)),
@@ -300,6 +331,24 @@ def test_the_stage_asks_people_and_gets_what_masks_say(sample_root, tmp_path, se
     # It is over: asked again, nothing happens, nor is a server started.
     server.calls.clear()
     assert asking.main(flags) == 0
+    assert server.calls == []
+
+
+@pytest.mark.parametrize("part", ["samples", "validation"])
+def test_nobody_is_asked_about_a_picture_that_has_gone(
+    sample_root, tmp_path, server, monkeypatch, part
+):
+    flags = command(sample_root, tmp_path, "--oracle", "human")
+    assert asking.main([*flags, "--no_wait"]) == EXIT_WAITING
+    made = asking.Pool.__init__
+
+    def without_one(pool, config):
+        made(pool, config)
+        getattr(pool, part).pop()
+
+    monkeypatch.setattr(asking.Pool, "__init__", without_one)
+    with pytest.raises(UserError, match=r"questions\.csv, line \d+: image .* is not among"):
+        asking.main(flags)
     assert server.calls == []
 
 

@@ -16,8 +16,9 @@ import torch
 import train
 from active_learning import __main__ as asking
 from active_learning.annotate.desk import Desk
+from active_learning.annotate.web import Refused
 from active_learning.answers import Journal, label_of, progress, standing
-from active_learning.questions import question_files, read_questions
+from active_learning.questions import question_files, read_questions, write_questions
 from config import Config
 from datasets.images import read_mask
 from datasets.points import read_points
@@ -175,6 +176,72 @@ def test_an_answer_survives_a_closed_page(trial: Config, new_page: Opener) -> No
         process.terminate()
         process.wait()
     assert [row.split(",")[:4] for row in rows(trial)] == [[image, str(x), str(y), "f"]]
+
+
+def test_a_page_open_since_before_a_picture_went_answers_its_own(
+    sample_root: Path, tmp_path: Path, new_page: Opener
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(sample_root, root)
+    config = make_trial(tmp_path / "runs", root)
+    last = write_round(config, 0, images=3, points=2)[-4:]
+    write_questions(RunFolder(config.run_folder).questions("points", 0), last)
+    page = new_page()
+    process, port = start(config)
+    enter(page, port, "ann")
+    found = shown(page)
+    process.kill()
+    process.wait()
+    settings.training_images(config)[0][0].image.unlink()
+    process, port = start(config, port=port)
+    try:
+        press(page, "f")
+        press(page, "ArrowLeft")
+        assert shown(page) == found
+    finally:
+        process.terminate()
+        process.wait()
+    assert [row.split(",")[0] for row in rows(config)] == [last[0].image]
+
+
+def test_a_page_that_nobody_touches_gives_no_sign_of_life(served: int, new_page: Opener) -> None:
+    page, signs = new_page(), []
+    page.add_init_script("const own = setInterval; setInterval = (act, ms) => own(act, ms / 100);")
+    page.on("request", lambda sent: signs.append(sent) if "/api/alive" in sent.url else None)
+    enter(page, served, "ann")
+    page.wait_for_timeout(700)
+    signs.clear()
+    page.wait_for_timeout(1000)
+    assert signs == []
+    page.keyboard.press("r")
+    page.wait_for_timeout(700)
+    assert len(signs) == 1
+
+
+@pytest.mark.parametrize("path", ["", "review"])
+def test_an_answer_is_not_told_to_be_unsaved_where_its_reply_alone_fails(
+    trial: Config, served: int, new_page: Opener, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    page = new_page()
+    enter(page, served, "ann")
+    if path:
+        press(page, "f")
+        page.goto(f"http://127.0.0.1:{served}/{path}")
+        page.wait_for_selector("#points [aria-current=true]")
+    said = len(rows(trial))
+
+    def away(*_: object) -> None:
+        raise Refused(503, "the disk is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Desk, "_question", away)
+        page.keyboard.press("b")
+        page.wait_for_selector("text=the disk is away")
+        assert "Not saved" not in page.inner_text("#banner")
+        assert page.evaluate("Object.keys(localStorage).join()") == "annotator"
+        assert len(rows(trial)) == said + 1
+    page.wait_for_selector("#banner", state="hidden")
+    assert len(rows(trial)) == said + 1
 
 
 def test_two_at_once_by_touch_and_mouse(trial: Config, served: int, new_page: Opener) -> None:

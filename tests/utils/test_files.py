@@ -27,6 +27,12 @@ def test_writes_and_replaces(tmp_path):
     assert names(path.parent) == ["é.txt"]
 
 
+@pytest.mark.parametrize("path", ["", ".", "..", "/"])
+def test_a_name_is_needed(path):
+    with pytest.raises(UserError, match=r"a folder where a file should be: name the file"):
+        write_text(path, "x")
+
+
 def test_the_temporary_name_keeps_the_suffix(tmp_path):
     # Image writers choose the format by it.
     with atomic_path(tmp_path / "a.png") as temporary:
