@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from active_learning.cutting import can_smooth
 from active_learning.self_training import Taught, Teacher, look_size
 from datasets.augment import resize
 from datasets.cache import ResizedImages, ResizedMasks
@@ -75,6 +76,7 @@ def ways_of(taught: Taught, size: int) -> dict[str, Taught]:
     """
     taught, trusting = dataclasses.replace(taught, trust=0.0), taught
     other = "smoothing" if taught.cut_by == "grabcut" else "grabcut"
+    others = {f"... by {other}": dataclasses.replace(taught, cut_by=other)}
     uncut = dataclasses.replace(taught, cut=False)
     agreed = dataclasses.replace(uncut, colours=False)
     plain = dataclasses.replace(agreed, side=size, agree=False)
@@ -84,7 +86,7 @@ def ways_of(taught: Taught, size: int) -> dict[str, Taught]:
         "+ in agreement with the answers": agreed,
         "+ corrected by colours": uncut,
         f"+ cut ({taught.cut_by})": taught,
-        f"... by {other}": dataclasses.replace(taught, cut_by=other),
+        **(others if other == "grabcut" or can_smooth() else {}),
         "all but enlarging": dataclasses.replace(taught, side=size),
         "all but agreement": dataclasses.replace(taught, agree=False),
         "all but colours": dataclasses.replace(taught, colours=False),

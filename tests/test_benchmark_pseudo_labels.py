@@ -39,6 +39,10 @@ def test_ways_build_up_and_take_away(by: str, other: str) -> None:
     ways = list(benchmark.ways_of(Taught(3, 160, True, True, 0.5, cut_by=by), 128).values())
     assert ways.pop(5) == dataclasses.replace(ways[4], cut_by=other)
     assert {way.cut_by for way in ways} == {by}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("cv2.ximgproc")
+        without = benchmark.ways_of(Taught(3, 160, True, True, 0.5, cut_by="grabcut"), 128)
+    assert {way.cut_by for way in without.values()} == {"grabcut"}
     told = [(way.snapshots, way.side, way.agree, way.cut, way.colours, way.trust) for way in ways]
     assert told == [
         (3, 128, False, False, False, 0),

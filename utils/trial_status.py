@@ -120,10 +120,12 @@ def _standing(run: RunFolder, logs: Sequence[Path]) -> Standing:
 def _sets_that_lack_scores(run: RunFolder, config: Config) -> set[str]:
     """Return the sets on which the last round has no scores: it was trained, or they named, since.
 
-    The test sets that have masks, and the held-out split where it has points.
+    The test sets that have masks, all where the data are not to be seen from here; and the held-out
+    split where it has points.
     """
-    masks = Path(config.data_root, "gts")
-    wanted = {name for name in config.testsets.split("+") if name and (masks / name).is_dir()}
+    root, wanted = Path(config.data_root), set(filter(None, config.testsets.split("+")))
+    if root.is_dir():
+        wanted = {name for name in wanted if (root / "gts" / name).is_dir()}
     wanted |= {VALIDATION} if run.validation_points.exists() else set()
     last = run.checkpoint_name(run.checkpoint("points", config.round_count - 1, "best"))
     try:

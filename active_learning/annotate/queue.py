@@ -94,7 +94,7 @@ class Queue:
                 self._files.append(file)
             for pixel in self._standing:
                 self._note_second(pixel)
-            for image in self._skipped:
+            for image in list(self._skipped):  # an edit that is seen meanwhile clears it
                 self._leave_out(image)
 
     def take(self, annotator: str, count: int) -> list[Question]:

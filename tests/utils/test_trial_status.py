@@ -104,6 +104,15 @@ def test_a_test_set_that_was_named_when_all_was_over_is_still_to_be_scored(tmp_p
     assert standing(run, []).finished
 
 
+def test_sets_that_cannot_be_seen_from_here_are_scored_or_not(tmp_path: Path) -> None:
+    run = begin(tmp_path, testsets="A", data_root=str(tmp_path / "of the nodes alone"))
+    for step in steps(run, from_dict(SETTINGS, "")):
+        write(step.result)
+    assert standing(run, []).stage == "test and evaluate"
+    write(run.scores, "checkpoint,set\nround_01-best,A\n")
+    assert standing(run, []).finished
+
+
 def test_a_round_that_was_trained_when_all_was_over_is_still_to_be_scored(tmp_path: Path) -> None:
     """By the held-out split where no test set has masks."""
     taught = {"losses_pseudo": {"bce": 1.0}}
