@@ -231,10 +231,10 @@ def test_sets_are_those_of_both(tmp_path):
         "b/Z.raw",
         "a/W.raw",
     )
-    for name in (*logs, "b/W.eval-co-sod", "a/old", "b/old"):
+    for name in (*logs, "b/X.pysodmetrics", "b/W.eval-co-sod", "a/old", "b/old"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.tally").touch()
-    (tmp_path / "b/X.pysodmetrics.tally").touch()
+        (tmp_path / f"{name}.index").touch()
     a, b = tmp_path / "a", tmp_path / "b"
     assert sets_in_both(a, b, ["Y.1", "X"], None) == {"Y.1": "raw", "X": "pysodmetrics"}
     assert sets_in_both(a, b, ["X"], "raw") == {"X": "raw"}
