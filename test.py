@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -286,34 +286,53 @@ def _begin(checkpoint: Path, folder: Path, jobs: Sequence[Job], told: str, own: 
     states = {made.relative_to(folder).as_posix(): file_state(p) for p, made in jobs if p.exists()}
     known = read_object(note) if note.exists() else {}
     same = known.get("fingerprint") == mark
-    about = {key: known[key] for key in _ABOUT if key in known}
-    if not same or len(about) < len(_ABOUT):
-        state = load_checkpoint(checkpoint)
-        about = {key: state.get(key) for key in _ABOUT}
-        settings_of = state["config"] if isinstance(state["config"], dict) else {}
-        about["relation"] = settings_of.get("relation", "none")
+    about = _about(checkpoint, known if same else {})
+    related = about["relation"] != "none"
     before = known.get("pictures")
     noted = before if isinstance(before, dict) else {}
-    gone = (
-        {made for made in states if noted.get(made) != states[made]}
-        if before is not None
-        else set()
-    )
-    groups = {os.path.dirname(made) for made in states} if about["relation"] != "none" else set()
-    # A picture that has left its group changes what the others have in common with it.
-    left = {os.path.dirname(made) for made in noted.keys() - states.keys()}
-    gone |= {made for made in states if os.path.dirname(made) in groups & left}
     if not same:
         gone = {*states, *noted}
         if own:
             shutil.rmtree(folder, ignore_errors=True)
+    elif before is None:  # of a version that noted no pictures
+        gone = set()
+    else:
+        gone = _changed(states, noted, related)
     for made in gone:
         # A name from a file: it may not lead out of the folder.
         if Path(os.path.normpath(folder / made)).is_relative_to(os.path.normpath(folder)):
             (folder / made).unlink(missing_ok=True)
+    groups = {os.path.dirname(made) for made in states} if related else set()
     kept = {made: s for made, s in noted.items() if same and os.path.dirname(made) not in groups}
     named = {"checkpoint": told, "fingerprint": mark, **about}
     write_json(note, {**named, "pictures": {**kept, **states}})
+
+
+def _about(checkpoint: Path, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a note says of the weights, `_ABOUT`; the file is read unless all is known."""
+    if known.keys() >= set(_ABOUT):
+        return {key: known[key] for key in _ABOUT}
+    state = load_checkpoint(checkpoint)
+    trained_with = state["config"] if isinstance(state["config"], dict) else {}
+    return {
+        **{key: state.get(key) for key in _ABOUT},
+        "relation": trained_with.get("relation", "none"),
+    }
+
+
+def _changed(states: Mapping[str, str], noted: Mapping[str, str], related: bool) -> set[str]:
+    """Return the maps to be made anew: of pictures that have changed, and of related ones.
+
+    A picture that has left its group changes what the others have in common with it.
+
+    Args:
+        states: of the pictures, by their maps.
+        noted: those of before.
+        related: whether the network relates the pictures of a folder.
+    """
+    changed = {made for made in states if noted.get(made) != states[made]}
+    left = {os.path.dirname(made) for made in noted.keys() - states.keys()} if related else set()
+    return changed | {made for made in states if os.path.dirname(made) in left}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

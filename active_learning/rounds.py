@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from active_learning.query import Pool
-from config import Config
 from utils.device import choose_machine, make_deterministic, memory_advice
 from utils.distributed import is_main
 
@@ -51,10 +50,3 @@ def answer_round(pool: Pool, arm: str, round_index: int) -> Path:
             pool.answer_validation()
         pool.answer(arm, round_index)
     return pool.run.points(arm, round_index)
-
-
-def ask_round(config: Config, arm: str, round_index: int) -> Path:
-    """Choose the pixels of a round and have them answered at once; return the points file."""
-    pool = Pool(config)
-    choose_round(pool, arm, round_index)
-    return answer_round(pool, arm, round_index)

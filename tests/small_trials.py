@@ -9,6 +9,8 @@ import torch
 
 import active_learning.__main__ as asking
 import train
+from active_learning.query import Pool
+from active_learning.rounds import answer_round, choose_round
 from config import Config
 from utils import settings
 from utils.checkpoints import load_checkpoint
@@ -35,6 +37,13 @@ def config_of(flags: list[str]) -> Config:
 
 def run_of(flags: list[str]) -> RunFolder:
     return RunFolder(config_of(flags).run_folder)
+
+
+def ask_round(config: Config, arm: str, round_index: int) -> Path:
+    """Choose the pixels of a round and have them answered at once; return the points file."""
+    pool = Pool(config)
+    choose_round(pool, arm, round_index)
+    return answer_round(pool, arm, round_index)
 
 
 def run_rounds(flags: list[str]) -> RunFolder:

@@ -162,15 +162,21 @@ def test_a_checkpoint_from_elsewhere_is_refused(
         testing.main([*flags, "--checkpoint", str(tmp_path / "mine.pth")])
 
 
+def with_data_of_its_own(
+    trained: tuple[list[str], RunFolder], sample_root: Path, tmp_path: Path
+) -> tuple[list[str], Path]:
+    """Return the flags of a copy of the trial, without maps, and its own data, to be spoilt."""
+    flags, run = trained
+    root, runs = tmp_path / "data", tmp_path / "other"
+    shutil.copytree(sample_root, root)
+    shutil.copytree(run.root, runs / "tiny", ignore=shutil.ignore_patterns("preds", "config.json"))
+    return [*flags, "--data_root", str(root), "--runs", str(runs)], root
+
+
 def test_corrected_masks_are_scored_anew_and_stray_files_are_not(
     trained: tuple[list[str], RunFolder], sample_root: Path, tmp_path: Path
 ) -> None:
-    flags, run = trained
-    root = tmp_path / "data"
-    shutil.copytree(sample_root, root)
-    flags = [*flags, "--data_root", str(root), "--runs", str(tmp_path / "other")]
-    shutil.copytree(run.root, tmp_path / "other" / "tiny")
-    (tmp_path / "other/tiny/config.json").unlink()
+    flags, root = with_data_of_its_own(trained, sample_root, tmp_path)
     asking.main(flags)
     testing.main(flags)
     masks = root / "gts/SAMPLE-TE"
@@ -387,16 +393,10 @@ def test_scores_of_maps_that_stay_are_kept_in_every_convention(
 def test_a_test_picture_that_was_replaced_gets_a_map_of_its_own(
     trained: tuple[list[str], RunFolder], sample_root: Path, tmp_path: Path
 ) -> None:
-    flags, run = trained
-    root = tmp_path / "data"
-    shutil.copytree(sample_root, root)
-    flags = [*flags, "--data_root", str(root), "--runs", str(tmp_path / "other")]
-    other = RunFolder(tmp_path / "other" / "tiny")
-    shutil.copytree(run.root, other.root, ignore=shutil.ignore_patterns("preds"))
-    other.config.unlink()
+    flags, root = with_data_of_its_own(trained, sample_root, tmp_path)
     asking.main(flags)
     testing.main(flags)
-    folder = other.predictions / "dense-best"
+    folder = RunFolder(tmp_path / "other" / "tiny").predictions / "dense-best"
     first, second = sorted((folder / "SAMPLE-TE").iterdir())[:2]
     note = folder / "made_from.json"
     of_before = json.loads(note.read_text())

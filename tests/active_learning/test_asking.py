@@ -14,11 +14,12 @@ from active_learning.maps import Maps
 from active_learning.mistakes import Mistakes
 from active_learning.query import Pool
 from active_learning.questions import by_image, read_questions, untold, write_questions
-from active_learning.rounds import answer_round, ask_round, choose_round
+from active_learning.rounds import answer_round, choose_round
 from config import Config
 from datasets.cache import native_sizes
 from datasets.points import read_answers, read_points
 from datasets.round_labels import read_point_labels
+from tests.small_trials import ask_round
 from utils.errors import UserError
 from utils.files import write_json
 from utils.run_folder import RunFolder

@@ -11,7 +11,6 @@ import pytest
 
 import active_learning.query as query
 import datasets.masks as masks
-from active_learning.rounds import ask_round
 from config import Config
 from models.stored import load_model
 from tests.active_learning.rounds.world import (
@@ -24,6 +23,7 @@ from tests.active_learning.rounds.world import (
     save_pair,
     seed_that_holds_out_spares,
 )
+from tests.small_trials import ask_round
 from utils.checkpoints import save_checkpoint
 from utils.settings import to_dict
 

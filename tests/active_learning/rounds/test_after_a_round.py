@@ -11,7 +11,7 @@ from PIL import Image
 import active_learning.query as query
 from active_learning.__main__ import main
 from active_learning.query import Pool
-from active_learning.rounds import answer_round, ask_round, choose_round
+from active_learning.rounds import answer_round, choose_round
 from datasets.points import Point, read_points
 from datasets.superpixels import superpixels
 from tests.active_learning.rounds.world import (
@@ -23,6 +23,7 @@ from tests.active_learning.rounds.world import (
     run_of,
     trial,
 )
+from tests.small_trials import ask_round
 from utils.errors import UserError
 
 

@@ -10,7 +10,6 @@ import pytest
 from active_learning.attacks import ATTACKS
 from active_learning.diversity import DIVERSITY
 from active_learning.query import Pool
-from active_learning.rounds import ask_round
 from active_learning.uncertainty import ACQUISITIONS
 from datasets.points import read_points
 from tests.active_learning.rounds.world import (
@@ -21,6 +20,7 @@ from tests.active_learning.rounds.world import (
     run_of,
     trial,
 )
+from tests.small_trials import ask_round
 
 PAIRS = [
     (attack, name)

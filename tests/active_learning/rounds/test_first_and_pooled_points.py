@@ -10,7 +10,6 @@ from PIL import Image
 
 import active_learning.query as query
 from active_learning.query import Pool
-from active_learning.rounds import ask_round
 from active_learning.selection import grid_pixels
 from active_learning.spending import shares
 from datasets.label_budget import label_budget
@@ -26,6 +25,7 @@ from tests.active_learning.rounds.world import (
     run_of,
     trial,
 )
+from tests.small_trials import ask_round
 from utils.pictures import draw_sheet
 
 

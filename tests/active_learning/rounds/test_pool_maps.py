@@ -17,7 +17,6 @@ from active_learning.attacks import ATTACKS, AttackSettings
 from active_learning.ensembles import neighbour_vote
 from active_learning.maps import pool_maps
 from active_learning.query import Pool
-from active_learning.rounds import ask_round
 from config import PRESETS
 from datasets.augment import move, resize_map
 from datasets.cache import ResizedImages
@@ -33,6 +32,7 @@ from tests.active_learning.rounds.world import (
     run_of,
     trial,
 )
+from tests.small_trials import ask_round
 from utils.errors import UserError
 
 

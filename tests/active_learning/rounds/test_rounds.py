@@ -11,7 +11,6 @@ from PIL import Image
 
 import active_learning.maps as looked
 from active_learning.query import Pool
-from active_learning.rounds import ask_round
 from datasets.points import read_points
 from tests.active_learning.rounds.world import (
     SIZES,
@@ -22,6 +21,7 @@ from tests.active_learning.rounds.world import (
     run_of,
     trial,
 )
+from tests.small_trials import ask_round
 from utils.errors import UserError
 
 

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from active_learning.rounds import ask_round
 from config import Config
 from datasets.index import list_sets, split_train_validation
 from datasets.points import read_points
 from models import Prediction, SaliencyNet
 from models.stored import parts_of
+from tests.small_trials import ask_round
 from utils.device import choose_machine
 from utils.run_folder import RunFolder
 from utils.settings import to_dict
