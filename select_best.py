@@ -78,6 +78,8 @@ def summarise(
     text, kept = [], kept_of(chosen)
     if scores[next(iter(scores))]:
         text += [comparison(scores, table), ""]
+    else:
+        text += held_out_lines(rows, kept)
     tested = {row["set"]: row["convention"] for row in rows if row["set"] != VALIDATION}
     text += published_lines(tested)
     budget = next(row for row in rows if row["checkpoint"] == kept)
@@ -93,6 +95,16 @@ def summarise(
         if picture.exists():
             text.append(f"picture: {picture}")
     return "\n".join(text)
+
+
+def held_out_lines(rows: Sequence[Row], checkpoint: str) -> list[str]:
+    """Return a line with the scores at the held-out points: all there are without test masks."""
+    return [
+        f"at the points of the {row['images']} held-out images: "
+        + ", ".join(f"{name} {float(row[name]):.3f}" for name in POINT_METRICS if row[name] != "")
+        for row in rows
+        if row["checkpoint"] == checkpoint and row["set"] == VALIDATION
+    ]
 
 
 def kept_of(chosen: Mapping[str, str]) -> str:

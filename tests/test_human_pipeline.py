@@ -93,6 +93,7 @@ def test_a_person_answers_and_masks_would_teach_the_same(
     assert not run.training("dense", 0).exists()
     assert [row["set"] for row in read_rows(run.scores, ("set",))] == ["validation"] * 3
     assert read_json(run.best)["name"] == "round_02-best"
+    assert "held-out images: maxF " in trial.said()
     assert f"{run.points('points', 2)}: nothing is asked" in trial.said()
     assert len(read_points(run.ledger)) == 36 + 28
 

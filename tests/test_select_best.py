@@ -151,6 +151,16 @@ def test_a_trial_that_is_still_to_train_again_is_not_called_done(tmp_path):
     assert "rounds 0 to 1 of 0 to 2 are scored" in (tmp_path / "t/summary.txt").read_text()
 
 
+def test_without_test_masks_the_held_out_points_tell_how_good_it_is(tmp_path):
+    make_trial(tmp_path, "t", [r for r in trial_rows(0.25, 0.1, 0.05) if r["set"] == "validation"])
+    make_trial(tmp_path, "tested", trial_rows(0.25, 0.1, 0.05))
+    for trial in ("t", "tested"):
+        choose(tmp_path, "--trial", trial)
+    told = (tmp_path / "t/summary.txt").read_text()
+    assert "at the points of the 4 held-out images: maxF 0.500, MAE 0.250\n" in told
+    assert "held-out" not in (tmp_path / "tested/summary.txt").read_text()
+
+
 def test_among_trials(runs, capsys):
     choose(runs, "--trials", "s?", "slow")
     told = capsys.readouterr().out
