@@ -137,13 +137,14 @@ def balanced_entropy(ensemble: Tensor) -> Tensor:
     Beta always fits; the published code divides by one less, of a hundred members.
 
     In both limits it is -inf, and so it is here: members that agree wholly (P is certain), and
-    members that say 0 or 1 alone (an answer makes it certain).
+    members that say 0 or 1 alone (an answer makes it certain). It is NaN where a member is.
 
     Woo, "Active Learning in Bayesian Neural Networks with Balanced Entropy Learning Principle",
     ICLR 2023; the equation is checked against the author's code.
     """
     members = ensemble.double().clamp(0.0, 1.0)
     mean, variance = members.mean(0), members.var(0, correction=0)
+    limit = torch.where(mean.isnan(), mean, -math.inf)
     # Rounding leaves equal members a variance of about 1e-34, and could leave 0 and 1 a Beta.
     differ = members.amax(0) > members.amin(0)
     soft = ((members > 0) & (members < 1)).any(0)
@@ -154,7 +155,7 @@ def balanced_entropy(ensemble: Tensor) -> Tensor:
     a, b = mean * concentration, (1 - mean) * concentration
     answered = mean * beta_entropy(a + 1, b) + (1 - mean) * beta_entropy(a, b + 1)
     label = binary_entropy(mean) * math.log(2)
-    return torch.where(fits, (answered + label) / (label + math.log(2)), -math.inf)
+    return torch.where(fits, (answered + label) / (label + math.log(2)), limit)
 
 
 def _balent(ensemble: Tensor) -> Tensor:

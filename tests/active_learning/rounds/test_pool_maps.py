@@ -17,6 +17,7 @@ from active_learning.attacks import ATTACKS, AttackSettings
 from active_learning.ensembles import neighbour_vote
 from active_learning.maps import pool_maps
 from active_learning.query import Pool
+from active_learning.uncertainty import ACQUISITIONS
 from config import PRESETS
 from datasets.augment import move, resize_map
 from datasets.cache import ResizedImages
@@ -269,8 +270,10 @@ def test_every_image_and_round_has_noise_of_its_own(world):
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_diverged_snapshot_is_told(world, asked, tmp_path, monkeypatch, place):
-    config = trial(world, tmp_path, acquisition="entropy")
+@pytest.mark.parametrize("acquisition", [name for name, a in ACQUISITIONS.items() if a.needs_model])
+def test_a_diverged_snapshot_is_told(world, asked, tmp_path, monkeypatch, acquisition, place):
+    attack = "fgsm" if ACQUISITIONS[acquisition].needs_attack else "none"
+    config = trial(world, tmp_path, acquisition=acquisition, attack=attack)
     shutil.copytree(asked, config.run_folder)
     give_snapshots(world, config, 1)
     nets = [make_net(0), make_net(1)]
