@@ -66,7 +66,7 @@ def read_images(path: Path, checkpoint: str, set_name: str) -> tuple[list[str], 
         found = read_json(path)[checkpoint][set_name]
         scores = {metric: np.asarray(found[metric], np.float64) for metric in TESTED}
         names = [str(name) for name in found["images"]]
-        if any(of.shape != (len(names),) for of in scores.values()):
+        if any(of.shape != (len(names),) or not np.isfinite(of).all() for of in scores.values()):
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise UserError(

@@ -156,6 +156,8 @@ def test_scores_of_images_are_kept_and_damage_is_told(tmp_path: Path) -> None:
         {"dense-best": {"B": sound["dense-best"]["B"]}},
         {"dense-best": {"A": {**sound["dense-best"]["A"], "S": [0.25]}}},
         {"dense-best": {"A": {**sound["dense-best"]["A"], "S": ["x", "y"]}}},
+        {"dense-best": {"A": {**sound["dense-best"]["A"], "S": [0.25, None]}}},
+        {"dense-best": {"A": {**sound["dense-best"]["A"], "MAE": [float("inf"), 0.1]}}},
         {"dense-best": {"A": {"images": names}}},
         [1],
     ):

@@ -63,8 +63,8 @@ def paired_bootstrap(
         A comparison for each metric. With the same seed the same, to the last bits.
 
     Raises:
-        UserError: the numbers of images differ, there are fewer than two, a metric is unknown, or
-            a tally lacks a part that a metric needs.
+        UserError: the numbers of images differ, there are fewer than two, a metric is unknown, a
+            tally lacks a part that a metric needs, or a score is not finite.
     """
     if len(a) != len(b):
         raise UserError(f"{len(a)} images against {len(b)}: compare methods on the same images")
@@ -115,7 +115,8 @@ def paired_means(
         draw_trainings: draw trainings with replacement, the same ones in all sets.
 
     Raises:
-        UserError: the numbers of images or trainings differ, or a set has fewer than two images.
+        UserError: the numbers of images or trainings differ, a set has fewer than two images, or a
+            score is not finite.
     """
     pairs = [tuple(map(np.atleast_2d, pair)) for pair in zip(a, b, strict=True)]
     trainings = len(pairs[0][0])
@@ -163,8 +164,10 @@ def draw_counts(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.i
 
 
 def _comparison(a: Floats, b: Floats) -> Comparison:
-    """Compare scores of the set (first) and of the resamples (the rest)."""
+    """Compare scores of the set (first) and of the resamples (the rest); see `paired_means`."""
     difference = a - b
+    if not np.isfinite(difference).all():
+        raise UserError("scores that are not finite numbers cannot be compared: score anew")
     drawn = difference[1:]
     outside = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [outside, 1 - outside])

@@ -133,6 +133,14 @@ def test_trainings_may_be_drawn_as_images_are(shifts):
     assert (drawn.low, drawn.high) == pytest.approx((min(means), max(means)))
 
 
+def test_scores_that_are_no_numbers_are_not_compared():
+    scores = np.linspace(0, 1, 9)
+    spoilt = np.where(scores == 0.5, np.nan, scores)
+    for pair in ((scores, spoilt), (spoilt, scores), (spoilt, spoilt)):
+        with pytest.raises(UserError, match="not finite numbers"):
+            paired_means(*([side] for side in pair), resamples=20)
+
+
 def test_trainings_are_drawn_in_pairs():
     """What both methods owe to a seed is no difference between them."""
     level, shift = np.linspace(0, 1, 30), np.array([[1.0], [2.0], [4.0]])
