@@ -37,7 +37,7 @@ from utils import distributed
 from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import read_json
-from utils.run_folder import RunFolder
+from utils.run_folder import ARMS, RunFolder
 from utils.tables import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,30 +60,53 @@ def scramble_unasked(source: Path, target: Path, run: RunFolder) -> int:
 
 
 @pytest.mark.parametrize(
-    "more", [["--label_mode", "pixel"], ["--label_mode", "region"], NO_PSEUDO, ["--retrain", "1"]]
+    ("arm", "more"),
+    [
+        ("points", ["--label_mode", "pixel"]),
+        ("points", ["--label_mode", "region"]),
+        ("points", NO_PSEUDO),
+        ("points", ["--retrain", "1"]),
+        ("random", []),
+    ],
 )
 def test_nothing_but_the_asked_pixels_reaches_points_losses_and_weights(
-    tiny: list[str], sample_root: Path, tmp_path: Path, more: list[str]
+    tiny: list[str], sample_root: Path, tmp_path: Path, arm: str, more: list[str]
 ) -> None:
-    flags = [*tiny, *more]
+    flags = [*flag(tiny, "arm", arm), *more]
     run = run_rounds(flags)
     scrambled = tmp_path / "scrambled"
     asked = scramble_unasked(sample_root, scrambled, run)
     config = config_of(flags)
     validation = len(read_points(run.validation_points))
-    training = sum(len(read_points(run.points("points", r))) for r in range(config.rounds))
+    training = sum(len(read_points(run.points(arm, r))) for r in range(config.rounds))
     assert asked == validation + training
     assert training % config.points_per_image == 0
 
     again = run_rounds(flag(flag(flags, "runs", tmp_path / "again"), "data_root", scrambled))
     for index in range(config.round_count):
-        one, other = run.points("points", index), again.points("points", index)
+        one, other = run.points(arm, index), again.points(arm, index)
         assert one.read_bytes() == other.read_bytes()
         assert_same_training(one.parent, other.parent)
 
 
 def test_points_train_without_any_mask(tiny: list[str], sample_root: Path, tmp_path: Path) -> None:
     run = run_rounds(tiny)
+@pytest.mark.parametrize("arm", ARMS)
+def test_each_arm_learns_and_validates_by_its_own_labels(tiny: list[str], arm: str) -> None:
+    for index in range(2):
+        asking.main([*tiny, "--arm", "random", "--round", str(index)])
+    run, config = run_of(tiny), config_of(tiny)
+    if arm == "points":  # as if they had been asked of networks
+        shutil.copytree(run.training("random", 1), run.training("points", 1))
+    trainer = train.Trainer(config, arm, int(arm != "dense"))
+    assert config.losses_dense != config.losses_points
+    own = config.losses_dense if arm == "dense" else config.losses_points
+    assert trainer.on_labels.last == own
+    count = sum(int(labels.sum()) for labels in trainer.validation.labels)
+    every = len(trainer.validation.labels) * config.size**2
+    assert count == (every if arm == "dense" else len(read_points(run.validation_points)))
+
+
     bare = tmp_path / "bare"
     shutil.copytree(sample_root, bare)
     shutil.rmtree(bare / "gts")
