@@ -16,6 +16,7 @@ import torch
 import active_learning.__main__ as asking
 import train
 from active_learning.validation import Estimate
+from datasets.augment import Augmentation
 from datasets.images import read_mask
 from datasets.points import Point, read_points, write_points
 from datasets.round_labels import class_weights
@@ -24,6 +25,7 @@ from losses import objective
 from models import Prediction
 from models.adversary import Adversary
 from models.saliency_net import NO_PARTS
+from models.stored import load_model
 from tests.small_trials import (
     NO_PSEUDO,
     assert_same_training,
@@ -89,8 +91,6 @@ def test_nothing_but_the_asked_pixels_reaches_points_losses_and_weights(
         assert_same_training(one.parent, other.parent)
 
 
-def test_points_train_without_any_mask(tiny: list[str], sample_root: Path, tmp_path: Path) -> None:
-    run = run_rounds(tiny)
 @pytest.mark.parametrize("arm", ARMS)
 def test_each_arm_learns_and_validates_by_its_own_labels(tiny: list[str], arm: str) -> None:
     for index in range(2):
@@ -107,6 +107,8 @@ def test_each_arm_learns_and_validates_by_its_own_labels(tiny: list[str], arm: s
     assert count == (every if arm == "dense" else len(read_points(run.validation_points)))
 
 
+def test_points_train_without_any_mask(tiny: list[str], sample_root: Path, tmp_path: Path) -> None:
+    run = run_rounds(tiny)
     bare = tmp_path / "bare"
     shutil.copytree(sample_root, bare)
     shutil.rmtree(bare / "gts")
@@ -239,6 +241,41 @@ def test_what_is_kept_is_the_mean_of_the_last_weights(tiny: list[str]) -> None:
     assert torch.equal(saved[weight], trainer.kept.state_dict()[weight])
     plain = train.Trainer(config_of(flag(flag(tiny, "average", 0), "trial", "plain")), "dense", 0)
     assert plain.kept is plain.model
+
+
+def test_what_is_kept_is_what_is_validated(tiny: list[str]) -> None:
+    trainer = train.Trainer(config_of(tiny), "dense", 0)
+    trainer.fit()
+    best = trainer.run.checkpoint("dense", 0, "best")
+    error = trainer.validation.error(load_model(best, trainer.machine)[0], trainer.machine)
+    assert error.mean == pytest.approx(load_checkpoint(best)["val_MAE"], abs=1e-9)
+
+
+def test_every_epoch_has_batches_of_its_own(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other images together, and each of them changed in another way."""
+    seen: list[Batch] = []
+
+    def no_step(self: train.Trainer, batch: Batch) -> tuple:
+        seen.append(batch)
+        return torch.tensor(1.0), {}
+
+    monkeypatch.setattr(train.Trainer, "step", no_step)
+    train.Trainer(config_of(tiny), "dense", 0).fit()
+    order = torch.cat([batch.indices for batch in seen]).chunk(2)
+    images = torch.cat([batch.images for batch in seen]).chunk(2)
+    assert all(len(set(indices.tolist())) == len(indices) for indices in order)
+    assert not torch.equal(*order)
+    places = [int((indices == order[0][0]).nonzero()) for indices in order]
+    assert not torch.equal(*(epoch[place] for epoch, place in zip(images, places, strict=True)))
+
+
+def test_augmentation_is_as_strong_as_the_settings_say(tiny: list[str]) -> None:
+    how = {"flip": 0.25, "crop": 0.6, "rotate": 7.0, "colour": 0.3, "pepper": 0.01}
+    flags = [word for name, value in how.items() for word in (f"--{name}", str(value))]
+    trainer = train.Trainer(config_of([*tiny, *flags]), "dense", 0)
+    assert trainer.loader.dataset.augmentation == Augmentation(**how)
 
 
 @pytest.mark.parametrize("arm", ["points", "random"])
@@ -426,6 +463,9 @@ def test_points_on_objects_are_not_weighted(tiny: list[str]) -> None:
 def test_class_weights_reach_the_losses(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     run_rounds([*tiny, "--match_classes"])
     trainer = train.Trainer(config_of(tiny), "points", 1)
+    found = class_weights(run_of(tiny), "points", 1)
+    assert abs(found[0] - found[1]) > 0.01
+    assert trainer.class_weights.flatten().tolist() == pytest.approx(found)
     trainer.class_weights = torch.tensor([3.0, 0.5]).view(1, 2, 1, 1)
     seen: list[torch.Tensor] = []
     losses = objective.total_loss

@@ -96,6 +96,11 @@ def test_an_item_is_fixed_by_seed_epoch_and_index_alone(images, labels):
     assert not torch.equal(one[(0, 1)][0], TrainingSet(images, labels, STRONG, 4)[(0, 1)][0])
 
 
+def test_two_images_of_an_epoch_are_changed_differently(images, masks):
+    twice = TrainingSet(FromArray(images[1], images[1]), MaskLabels([masks[1]] * 2), STRONG, 0)
+    assert not torch.equal(twice[(0, 0)].image, twice[(0, 1)].image)
+
+
 def test_augmentation_does_not_touch_the_cached_images(images, masks):
     before = images[0].copy(), masks[0].copy()
     dataset = TrainingSet(images, MaskLabels(masks), STRONG, 0)
@@ -262,15 +267,17 @@ class FromArray:
         return self.pictures[index]
 
 
-def test_the_mask_goes_where_the_image_goes():
+def test_masks_and_pseudo_labels_go_where_the_image_goes():
     y, x = np.mgrid[:SIZE, :SIZE]
     mask = np.where((x - 15) ** 2 + (y - 25) ** 2 < 90, 255, 0).astype(np.uint8)
     augmentation = Augmentation(flip=0.5, crop=0.6, rotate=25.0)
     image = np.repeat(mask[..., None], 3, axis=2)
-    dataset = TrainingSet(FromArray(image), MaskLabels(FromArray(mask)), augmentation, 0)
+    labels, pseudo = MaskLabels(FromArray(mask)), torch.from_numpy(mask[None])
+    dataset = TrainingSet(FromArray(image), labels, augmentation, 0, pseudo)
     for epoch in range(20):
-        pixels, counts, _, _ = dataset[(epoch, 0)]
+        pixels, counts, _, guessed = dataset[(epoch, 0)]
         assert torch.equal(pixels[0] >= 128, counts[1] == 1)
+        assert torch.equal(pixels[0], guessed)
 
 
 def test_points_go_where_the_image_goes():

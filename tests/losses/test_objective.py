@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from active_learning.learner import make_objective
+from config import Config
 from losses import Supervision, level_loss, objective, total_loss
 from losses.groups import adversarial_generator, classification, contrast, triplet
 from losses.objective import Objective
@@ -85,6 +87,24 @@ def test_each_loss_has_its_output_and_its_weight(supervision: Supervision) -> No
     assert values["others/mse"] == on_others["mse"]
     assert all(values[name] == value for name, value in expected.items())
     assert not any(value.requires_grad for value in values.values())
+
+
+def test_each_weight_is_that_of_the_settings() -> None:
+    config = Config(
+        grouped=True,
+        relation="gam",
+        losses_others={"mse": 3.0},
+        contrast=2.0,
+        classify=0.25,
+        classify_masked=0.75,
+        triplet=0.5,
+        triplet_of="both",
+        triplet_margin=4.0,
+        adversarial=0.125,
+        label_smoothing=True,
+    )
+    expected = dataclasses.replace(FULL, smooth=True)
+    assert make_objective(config, {"bce": 1.0, "iou": 0.5}) == expected
 
 
 def test_every_output_learns() -> None:
