@@ -87,6 +87,19 @@ def test_a_cell_has_the_mean_colour_of_its_pixels(times: int) -> None:
     np.testing.assert_allclose(found, by_the_book(maps, features, means, labels), atol=2e-5)
 
 
+def test_a_map_finer_than_the_features_is_changed_bilinearly() -> None:
+    """Between the cells' centres; beyond the outermost as there."""
+    maps, (_, features, pictures, labels) = torch.full((1, SIDE, SIDE), 0.5), random_case(12, 3)
+    change = np.log(1 / (1 / by_the_book(maps, features, pictures, labels) - 1))
+    places = np.clip((np.arange(2 * SIDE) + 0.5) / 2 - 0.5, 0, SIDE - 1)
+    shares = np.maximum(0, 1 - abs(places[:, None] - np.arange(SIDE)))
+    fine = torch.zeros(1, 2, 2 * SIDE, 2 * SIDE)
+    fine[:, :, 1::2, ::2] = labels  # each answer at a pixel of its cell
+    found = agree(torch.full((1, 2 * SIDE, 2 * SIDE), 0.5), features, pictures, fine)[0].numpy()
+    expected = 1 / (1 + np.exp(-shares @ change @ shares.T))
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
 def test_several_maps_of_an_image_are_corrected_each_for_itself() -> None:
     cases = [random_case(seed, count) for seed, count in ((10, 2), (11, 7))]
     _, *others = (torch.cat(parts) for parts in zip(*cases, strict=True))

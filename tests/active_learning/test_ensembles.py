@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from active_learning.ensembles import neighbour_vote, predict_snapshots
+from active_learning.ensembles import ensemble_files, neighbour_vote, predict_snapshots
 from utils.errors import UserError
+from utils.run_folder import RunFolder, snapshot_name
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -101,6 +103,21 @@ def test_vote_stays_between_the_extremes(seed, kernel, sigma, coloured):
 def test_wrong_settings_are_told(kernel, sigma, told):
     with pytest.raises(UserError, match=told):
         neighbour_vote(rand(1, 4, 4), rand(1, 3, 4, 4), kernel, sigma)
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_the_newest_network_of_an_ensemble_comes_last(tmp_path):
+    run = RunFolder(tmp_path)
+    snapshots = [touch(run.snapshots("points", 1) / snapshot_name(epoch)) for epoch in (3, 20, 100)]
+    members = [touch(run.checkpoint("points", 1, "last", member)) for member in (2, 1, 0)]
+    assert ensemble_files(run, 1, "snapshots", 3) == snapshots
+    assert ensemble_files(run, 1, "newest", 3) == snapshots[-1:]
+    assert ensemble_files(run, 1, "deep", 3) == members
 
 
 class Snapshot(nn.Module):

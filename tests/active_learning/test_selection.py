@@ -118,6 +118,21 @@ def assert_contract(made, count, choice):
     assert as_set(pixels[: len(choice.candidates)]) <= as_set(choice.candidates)
 
 
+def test_what_nobody_could_tell_is_left_out_and_is_no_label():
+    made, seen = scene(40, 30, labelled=3), {}
+
+    def watching(scores, sites, labelled, count, rng):
+        seen["labelled"] = labelled
+        return DIVERSITY["top_k"](scores, sites, labelled, count, rng)
+
+    untold = choose(made, 4).pixels[:2]
+    pixels = choose(made | {"untold": untold}, 4, rule=watching).pixels
+    assert not as_set(untold) & as_set(pixels)
+    expected = (made["points"][:, 1::-1] + 0.5) / [30, 40]
+    assert seen["labelled"].places == pytest.approx(expected)
+    assert len(seen["labelled"].features) == len(seen["labelled"].colours) == 3
+
+
 def constant(made):
     made["scores"][:] = 0.5
 

@@ -122,6 +122,20 @@ def test_networks_that_diverged_do_not_teach(images: ResizedImages, tmp_path: Pa
         teacher_of(images, tmp_path / "own", None).look(1, MACHINE)
 
 
+def test_networks_that_binarise_teach_by_their_maps_before_that(images: ResizedImages) -> None:
+    torch.manual_seed(0)
+    parts = parts_of(to_dict(Config(binarise="decoder")), 0)
+    model = SaliencyNet("mobilenet_v2", 8, parts).eval()
+    teacher = teacher_of(images, None, None, Taught(1, SIZE, agree=False))
+    for index, _, prob, _ in teacher._agreed([model], MACHINE):
+        pixels = images.batch([index]).float() / 255
+        with torch.no_grad():
+            ways = [model(pixels), model(pixels.flip(-1))]
+        both = torch.stack([ways[0].soft_logits, ways[1].soft_logits.flip(-1)])
+        assert prob == pytest.approx(both.sigmoid().mean(0)[0, 0].numpy(), abs=1e-5)
+        assert abs(prob - ways[0].logits.sigmoid()[0, 0].numpy()).mean() > 0.1
+
+
 @pytest.mark.parametrize("agreed", [False, True])
 def test_maps_are_cut_from_the_mean_map_of_image_and_mirror_image(
     images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agreed: bool

@@ -23,6 +23,8 @@ from datasets.augment import move, resize_map
 from datasets.cache import ResizedImages
 from datasets.index import list_sets
 from datasets.points import count_labels
+from models.saliency_net import SaliencyNet
+from models.stored import parts_of
 from tests.active_learning.rounds.world import (
     CPU,
     POOL,
@@ -35,6 +37,7 @@ from tests.active_learning.rounds.world import (
 )
 from tests.small_trials import ask_round
 from utils.errors import UserError
+from utils.settings import to_dict
 
 
 def attacking(world, **changes):
@@ -69,6 +72,20 @@ def test_the_network_is_left_as_it_was(world, attack):
         assert all(parameter.grad is None for parameter in net.parameters())
 
 
+def test_attacks_are_as_strong_as_the_settings_say(world, monkeypatch):
+    told = []
+
+    def attack(net, pixels, settings, *_):
+        told.append(settings)
+        return pixels
+
+    monkeypatch.setitem(ATTACKS, "pgd", attack)
+    how = {"eps": 3.0, "step": 2.0, "steps": 7, "patches": 5}
+    changes = {f"attack_{name}": value for name, value in how.items()}
+    maps_of(world, pool_images(world, ["tiny.png"]), attacking(world, attack="pgd", **changes))
+    assert told == [AttackSettings(**how)]
+
+
 @pytest.mark.parametrize("kernel", [1, 5])
 def test_maps_hold_what_they_say(world, kernel):
     """Against the plain formulas, an image at a time."""
@@ -96,6 +113,20 @@ def test_maps_hold_what_they_say(world, kernel):
         ]
         old, new = ((found.attacked - other).abs().mean() for other in attacked)
         assert new < 0.02 * old
+
+
+def test_maps_of_networks_that_binarise_are_those_before_that(world):
+    changes = {"attack": "none", "acquisition": "entropy", "vote_kernel": 1}
+    config = dataclasses.replace(world.config, binarise="decoder", **changes)
+    torch.manual_seed(0)
+    net = SaliencyNet("resnet18", 8, parts_of(to_dict(config), 0)).eval()
+    images = pool_images(world)
+    for index, maps in pool_maps(images, [net], config, CPU, "round 1"):
+        with torch.no_grad():
+            found = net(images.batch([index]).float() / 255)
+        soft, hard = (logits.sigmoid()[0, 0] for logits in (found.soft_logits, found.logits))
+        torch.testing.assert_close(maps.clean, soft, rtol=1e-3, atol=1e-5)
+        assert (soft - hard).abs().mean() > 0.1
 
 
 def test_images_are_looked_at_enlarged(world):
@@ -257,14 +288,16 @@ def test_the_attack_of_an_image_does_not_depend_on_its_batch(world):
         assert difference < 0.02 * one.scores.mean()
 
 
-def test_every_image_and_round_has_noise_of_its_own(world):
+def test_every_seed_image_and_round_has_noise_of_its_own(world):
     config = dataclasses.replace(world.config, acquisition="random")
     nets, images = [make_net(0)], pool_images(world)
-    first, second = (
-        [maps.scores for _, maps in pool_maps(images, nets, config, CPU, f"round {index}")]
+    seeds = config, dataclasses.replace(config, seed=config.seed + 1)
+    different = [
+        maps.scores
+        for of_seed in seeds
         for index in (1, 2)
-    )
-    different = [*first, *second]
+        for _, maps in pool_maps(images, nets, of_seed, CPU, f"round {index}")
+    ]
     for index, one in enumerate(different):
         assert all(not torch.equal(one, other) for other in different[:index])
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 import active_learning.maps as looked
 from active_learning.query import Pool
+from active_learning.questions import read_questions
 from datasets.points import read_points
 from tests.active_learning.rounds.world import (
     SIZES,
@@ -18,7 +19,9 @@ from tests.active_learning.rounds.world import (
     assert_answers,
     files_below,
     give_snapshots,
+    paint,
     run_of,
+    save_pair,
     trial,
 )
 from tests.small_trials import ask_round
@@ -102,6 +105,24 @@ def test_the_random_arm_shares_the_first_round(world, tmp_path):
     assert [path.parent.parent.name for path in others] == ["random", "random"]
     assert_answers(world, config, [first, *others])
     assert not run_of(config).points("points", 1).exists()
+
+
+def test_every_image_has_random_pixels_of_its_own(world, small, tmp_path):
+    """Also images that are alike, of which a round's maps are, too."""
+    image, mask = paint("alike", (40, 30), np.random.default_rng(0))
+    for index in range(6):
+        save_pair(tmp_path / "data", f"{index}.png", image, mask)
+    changes = {"first_points": "grid", "acquisition": "entropy", "diversity": "random_top"}
+    changes |= {"data_root": str(tmp_path / "data"), "validation_fraction": 0.5}
+    config = trial(world, tmp_path, **changes)
+    give_snapshots(world, config, 0)
+    ask_rounds(config, 2)
+    run = run_of(config)
+    for path in (run.validation_questions, run.questions("points", 1)):
+        asked = {}
+        for question in read_questions(path):
+            asked.setdefault(question.image, set()).add((question.x, question.y))
+        assert len(asked) == len(set(map(frozenset, asked.values()))) > 1
 
 
 def test_validation_is_asked_once_and_apart(world, tmp_path, opened):
