@@ -6,10 +6,12 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from benchmarks import label_table
 from benchmarks.label_figure import budget_lines, round_lines
 from benchmarks.label_scores import Entry, area, blocks_of, mean_height, ratio
 from benchmarks.label_table import csv_rows, markdown
@@ -95,6 +97,18 @@ def test_hard_sets_are_averaged_apart() -> None:
     found = [block.sets for block in blocks_of(["A", "B", "C", "D"], ["B", "D"])]
     assert found == [("A", "C"), ("B", "D"), ("A",), ("B",), ("C",), ("D",)]
     assert [block.sets for block in blocks_of(["A"], ["A"])] == [("A",)]
+
+
+def test_p_values_stand_in_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = SimpleNamespace(
+        p={("A", "margin", "S"): 0.1, ("A", "margin", "MAE"): 0.2},
+        p_of_both={("A", "margin", "S"): 0.3, ("A", "margin", "MAE"): 0.4},
+    )
+    monkeypatch.setattr(label_table, "Compared", lambda *_: known)
+    text = markdown([entry("margin", 0, [(10.0, {"A": {"S": 0.5}})])], blocks_of(["A"], []), [0])
+    header, _, line = text[text.index("| arm") :].splitlines()[:3]
+    assert header.endswith("| p S | p MAE | p S, seeds too | p MAE, seeds too |")
+    assert line.endswith("| 0.100 | 0.200 | 0.300 | 0.400 |")
 
 
 def test_the_leak_is_named_in_the_table() -> None:

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import active_learning.__main__ as asking
 import evaluate
+from datasets.points import read_points
 from utils.errors import UserError
 from utils.metrics import CONVENTIONS, METRICS, SetScores, tally
+from utils.run_folder import VALIDATION, RunFolder, map_of
 from utils.tables import read_rows
 
 GOLDEN = Path(__file__).parent / "golden" / "pairs.py"
@@ -214,6 +217,25 @@ def trial(tiny: list[str], sample_root: Path, tmp_path: Path) -> SimpleNamespace
     shutil.copytree(root / "gts/SAMPLE-TE", folder / "preds/dense-best/SAMPLE-TE")
     flags = [*tiny, "--data_root", str(root), "--workers", "1", "--no_figures"]
     return SimpleNamespace(root=root, folder=folder, flags=flags)
+
+
+def test_held_out_maps_are_scored_where_their_own_pixels_were_told(
+    tiny: list[str], trial: SimpleNamespace
+) -> None:
+    asking.main([*tiny, "--data_root", str(trial.root)])
+    run, rng, wrong = RunFolder(trial.folder), np.random.default_rng(0), []
+    points = read_points(run.validation_points)
+    for name in sorted({point.image for point in points}):
+        width, height = Image.open(trial.root / "images/SAMPLE-TR" / name).size
+        grey = rng.integers(0, 256, (height, width), np.uint8)
+        put(run.predictions / "dense-best" / map_of(name, VALIDATION), grey)
+        mine = [point for point in points if point.image == name]
+        wrong += [abs(p.label - grey[p.y, p.x] / 255) for p in mine]
+    out = trial.folder / "apart"
+    evaluate.main([*trial.flags, "--out", str(out)])
+    rows = read_rows(out / "scores.csv", ("set", "MAE"))
+    (row,) = [row for row in rows if row["set"] == VALIDATION]
+    assert float(row["MAE"]) == pytest.approx(np.mean(wrong), abs=1e-6)
 
 
 def test_masks_missing_in_a_trial_are_told_and_may_be_left_out(

@@ -420,6 +420,15 @@ def test_damaged_tallies_are_never_compared(runs, capsys):
     fails(runs, flags, capsys, "1 of 2 scores are damaged: run evaluate.py again")
 
 
+def test_any_round_of_many_trials_may_be_chosen(runs):
+    first, last = ["round_00-best"] * 2, ["round_01-best"] * 2
+    for flags, names in (([], last), (["--any_round"], [*first, *last])):
+        choose(runs, "--trials", "s0", "s1", *flags)
+        best = best_in(runs)
+        assert best["name"] == names[0]
+        assert [one["name"] for one in best["ranking"] if one["arm"] == "points"] == names
+
+
 def test_a_choice_of_one_trial_needs_no_other(runs):
     (runs / "slow/scores.csv").write_text("damaged")
     choose(runs, "--trials", "s0", "s1")
