@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from losses.groups import adversarial_discriminator
+from models.adversary import Adversary
 from models.discriminator import Discriminator
 
 
@@ -43,6 +45,27 @@ def test_score_matches_the_network_written_out(discriminator: Discriminator) -> 
     assert x.shape == (2, 128, 4, 3)
     expected = discriminator.linear(x.flatten(2).sum(2) / 12)
     torch.testing.assert_close(discriminator(maps), expected)
+
+
+def test_an_adversary_learns_to_tell_labels_from_maps_where_there_are_labels() -> None:
+    given, told = [], []
+
+    def loss(*opinions: torch.Tensor) -> torch.Tensor:
+        told.extend(opinions)
+        return adversarial_discriminator(*opinions)
+
+    adversary = Adversary(loss, 1e-3, torch.device("cpu"))
+    adversary.network.register_forward_hook(lambda _, inputs, found: given.append((*inputs, found)))
+    logits, labels = torch.randn(2, 1, 32, 32), torch.zeros(2, 2, 32, 32)
+    labels[:, 1, :9], labels[:, 0, 9:20] = 3, 0.5  # weights of classes; nothing below is labelled
+    adversary.learn(logits, labels)
+    true = torch.full((2, 1, 32, 32), 0.5)
+    true[:, :, :9], true[:, :, 9:20] = 1, 0
+    made = logits.sigmoid()
+    made[:, :, 20:] = 0.5
+    found = {id(opinion): maps for maps, opinion in given}
+    for opinion, maps in zip(told, (true, made), strict=True):
+        torch.testing.assert_close(found[id(opinion)], maps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

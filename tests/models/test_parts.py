@@ -211,6 +211,24 @@ def test_odd_size_and_a_group_of_one(network: SaliencyNet) -> None:
     assert alone.logits.isfinite().all()
 
 
+def test_a_refiner_adds_to_the_map_that_it_refines() -> None:
+    torch.manual_seed(0)
+    network, image = SaliencyNet("mobilenet_v2", 8, Parts(refiner="image")).eval(), images_of()
+    with torch.no_grad():
+        found = network(image)
+        small = network.head(found.features)
+        coarse = nn.functional.interpolate(small, size=(64, 64), mode="bilinear")
+        refined = network.refiner(coarse, (image - network.mean) / network.std)
+    torch.testing.assert_close(found.logits, refined)
+    assert (refined - coarse).abs().max() > 0.01
+
+
+def test_the_other_maps_are_those_of_the_coarser_levels() -> None:
+    network = SaliencyNet("mobilenet_v2", 8, Parts(levels=True)).train()
+    sides = [other.shape[-1] for other in network(images_of()).others]
+    assert sides == [64 // stride for stride in network.encoder.strides[:0:-1]]
+
+
 def settings_of(parts: Parts) -> dict:
     """Return the settings of a trial with these parts, as far as a checkpoint is read by them."""
     return {
