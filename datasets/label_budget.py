@@ -69,13 +69,13 @@ def stored_budget(
     regions: SuperpixelCache,
     label_mode: str,
 ) -> dict[str, Any]:
-    """Return `label_budget`, counted again only when answers or masks have changed.
+    """Return `label_budget`, counted again only when answers, pictures or masks have changed.
 
     Args:
         path: a JSON file that holds what was counted last.
         train, answers, regions, label_mode: as for `label_budget`.
     """
-    files = [*answers, *(sample.mask for sample in train)]
+    files = [*answers, *(path for sample in train for path in (sample.image, sample.mask))]
     states = (f"{file} {file_state(file) if file.exists() else '-'}" for file in files)
     text = "\0".join((label_mode, str(regions.count), *states))
     made_of = hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()

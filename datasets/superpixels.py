@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ import numpy as np
 
 from datasets.images import image_size, read_image
 from datasets.index import Sample
+from datasets.scoring import file_state
 from datasets.slic import slic_regions
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -26,6 +28,9 @@ SMALLEST_SIDE = 8
 ITERATIONS = 10
 SMALLEST_PERCENT = 25
 """Regions smaller than this, of the area of one, are given to their neighbours."""
+
+HEADER_END = 33
+"""Where in a PNG file the next chunk follows its header."""
 
 UNLABELLED = 128
 """Value of an unlabelled pixel in a label map (0 background, 255 foreground)."""
@@ -70,7 +75,12 @@ def _tell_of_own() -> None:
 
 
 class SuperpixelCache:
-    """Superpixels of a set's images, made once and kept as 16-bit PNG files."""
+    """Superpixels of a set's images, made once and kept as 16-bit PNG files.
+
+    Each file holds the state of the picture it was made of (`file_state`). A picture that has
+    changed since gets new ones, and so does a file without a state, of a version that noted none:
+    of the same picture they are the same.
+    """
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder = folder
@@ -80,15 +90,16 @@ class SuperpixelCache:
         """Return the int32 (H, W) regions of a sample's image, from disk when they are there."""
         path = self.folder / str(self.count) / f"{sample.name}.png"
         width, height = image_size(sample.image)
-        regions = _read_png(path, cv2.IMREAD_UNCHANGED, (height, width))
+        made_of = _text_chunk("made_of", file_state(sample.image))
+        regions = _read_png(path, cv2.IMREAD_UNCHANGED, (height, width), made_of)
         if regions is not None and regions.dtype == np.uint16 and regions.ndim == 2:
             return regions.astype(np.int32)
         regions = superpixels(read_image(sample.image), self.count)
         if regions.max() < 2**16:
-            encoded = cv2.imencode(".png", regions.astype(np.uint16))[1]
+            # ndarray.tofile would hide that the disk is full.
+            encoded = cv2.imencode(".png", regions.astype(np.uint16))[1].tobytes()
             with atomic_path(path) as temporary:
-                # ndarray.tofile would hide that the disk is full.
-                temporary.write_bytes(encoded.tobytes())
+                temporary.write_bytes(encoded[:HEADER_END] + made_of + encoded[HEADER_END:])
         return regions
 
 
@@ -127,11 +138,22 @@ def read_label_map(path: Path, shape: tuple[int, int]) -> np.ndarray:
     return label_map
 
 
-def _read_png(path: Path, how: int, shape: tuple[int, int]) -> np.ndarray | None:
+def _text_chunk(keyword: str, text: str) -> bytes:
+    """Return a PNG chunk that holds a text."""
+    content = b"tEXt" + f"{keyword}\0{text}".encode("latin-1")
+    return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+
+
+def _read_png(
+    path: Path, how: int, shape: tuple[int, int], after_header: bytes = b""
+) -> np.ndarray | None:
     """Return a PNG's pixels, None where it is missing, damaged (OpenCV checks its sums), or not of
-    a shape (height, width), which is looked at first: decoding takes memory for what it says.
+    a shape (height, width), which is looked at first: decoding takes memory for what it says. None,
+    too, where other bytes than these follow its header.
     """
     raw = np.fromfile(path, np.uint8) if path.exists() else np.zeros(0, np.uint8)
     if raw[16:24].tobytes() != struct.pack(">II", *shape[::-1]):
+        return None
+    if raw[HEADER_END : HEADER_END + len(after_header)].tobytes() != after_header:
         return None
     return cv2.imdecode(raw, how)

@@ -76,7 +76,7 @@ def test_wrong_labels_are_counted_where_a_mask_is_at_hand(tmp_path: Path) -> Non
     assert "region_error" not in budget.label_budget(samples, answers[:1], Regions(), "pixel")
 
 
-def test_a_stored_budget_serves_until_a_mask_or_an_answer_changes(
+def test_a_stored_budget_serves_until_a_mask_a_picture_or_an_answer_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples, answers = made(tmp_path)
@@ -97,3 +97,6 @@ def test_a_stored_budget_serves_until_a_mask_or_an_answer_changes(
     samples[2].mask.write_bytes(samples[1].mask.read_bytes())
     assert stored()["region_error"] > 0
     assert len(counted) == 4
+    cv2.imwrite(str(samples[1].image), np.full((4, 7, 3), 255, np.uint8))  # its superpixels, too
+    stored()
+    assert len(counted) == 5

@@ -1,6 +1,7 @@
 """Superpixels, their cache, and the spreading of answers over them."""
 
 import resource
+import shutil
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from datasets import superpixels as module
 from datasets.images import read_image, write_png
 from datasets.index import Sample, list_set
+from datasets.scoring import file_state
 from datasets.superpixels import SuperpixelCache, read_label_map, spread, superpixels
 from utils.errors import UserError
 
@@ -109,6 +111,8 @@ def test_a_damaged_cache_file_is_made_again(sample, tmp_path, damage):
     whole = path.read_bytes()
     if damage == "8-bit":
         write_png(path, np.zeros(expected.shape, np.uint8))
+        plain = path.read_bytes()
+        path.write_bytes(plain[:33] + whole[33 : whole.index(b"IDAT") - 4] + plain[33:])
     elif damage == "other size":
         cv2.imwrite(str(path), np.zeros((5, 5), np.uint16))
     else:
@@ -116,6 +120,34 @@ def test_a_damaged_cache_file_is_made_again(sample, tmp_path, damage):
         flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
         contents = {"empty": b"", "truncated": whole[:middle], "text": b"no png", "bits": flipped}
         path.write_bytes(contents[damage])
+    assert np.array_equal(cache(sample), expected)
+    assert path.read_bytes() == whole
+
+
+def test_a_replaced_picture_gets_new_superpixels_and_no_other(sample_root, tmp_path):
+    """Another picture of the same size, in the same place."""
+    root = shutil.copytree(sample_root, tmp_path / "data")
+    one, two, *_ = list_set(root, "SAMPLE-TR")
+    cache = SuperpixelCache(tmp_path / "cache", 40)
+    old = cache(one)
+    cache(two)
+    kept = tmp_path / "cache" / "40" / f"{two.name}.png"
+    before = file_state(kept)
+    cv2.imwrite(str(one.image), picture(*old.shape)[..., ::-1])
+    found = cache(one)
+    assert not np.array_equal(found, old)
+    assert np.array_equal(found, superpixels(read_image(one.image), 40))
+    assert np.array_equal(cache(one), found)
+    cache(two)
+    assert file_state(kept) == before
+
+
+def test_superpixels_of_a_version_that_noted_no_picture_are_made_again(sample, tmp_path):
+    cache = SuperpixelCache(tmp_path, 40)
+    expected = cache(sample)
+    (path,) = tmp_path.rglob("*.png")
+    whole = path.read_bytes()
+    cv2.imwrite(str(path), np.zeros(expected.shape, np.uint16))
     assert np.array_equal(cache(sample), expected)
     assert path.read_bytes() == whole
 
