@@ -154,5 +154,4 @@ def worker_count(workers: int, machine: Machine) -> int:
     """
     if workers >= 0:
         return workers
-    own = max(1, core_count() // distributed.world())
-    return min(8, own) if machine.device.type == "cuda" else 0
+    return min(8, core_count()) if machine.device.type == "cuda" else 0

@@ -1,7 +1,7 @@
 """Run the trials of ``sub_by_id.sh`` on this machine, some at a time, where there is no Slurm.
 
 ``python -m utils.local_trials --ids 10 5 --at_once 2 -- FLAGS`` runs gco.sh for t10 .. t14, the
-seed of each its ID. The output of each goes to ``<runs>/local-<trial>.log``. Threads and GPUs are
+seed of each its ID. The output of each goes to ``<runs>/local-<trial>.log``. Cores and GPUs are
 shared out among those that run at a time. A trial that fails does not stop the others.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.cli import Parser
-from utils.cores import core_count
+from utils.cores import OWN_LIMIT, core_count
 from utils.errors import EXIT_INTERRUPTED, UserError, run_script
 from utils.run_folder import RunFolder
 from utils.stopping import EXIT_STOPPED
@@ -82,8 +82,9 @@ class Trials:
     def _start(self, number: int, place: int) -> None:
         trial, log = f"t{number}", self.log(f"t{number}")
         mine = share(self.devices, place, self.at_once)
-        threads = str(max(1, core_count() // self.at_once))
-        env = {"OMP_NUM_THREADS": threads, **os.environ, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
+        cores = str(max(1, core_count() // self.at_once))
+        env = {"OMP_NUM_THREADS": cores, **os.environ, OWN_LIMIT: cores}
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         command = [str(ROOT / "gco.sh"), trial, "--seed", str(number), *self.flags]
         with open(log, "a", encoding="utf-8") as output:
             process = subprocess.Popen(
