@@ -13,6 +13,8 @@ ARMS = ("points", "dense", "random")
 VALIDATION = "validation"
 """Name of the held-out split among the sets in ``preds/`` and ``scores.csv``."""
 
+REGION_LABELS = "region_labels"
+"""Name of the folders of label maps."""
 
 LOCKS = (*ARMS, "asking", "maps", "annotate")
 """Locks of a trial: one arm is asked or trained by one process at a time, and arms side by side;
@@ -52,7 +54,7 @@ class RunFolder:
 
     def region_labels(self, arm: str, round_index: int) -> Path:
         """Folder of the label maps that leak the mask (label mode region_mask only)."""
-        return self.training(arm, round_index) / "region_labels"
+        return self.training(arm, round_index) / REGION_LABELS
 
     def trained(self, arm: str, round_index: int) -> Path:
         """Return the summary written when a training is finished, with all its members."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from config import Config
 from utils.cli import Parser
 from utils.errors import UserError, run_script
 from utils.files import read_json
-from utils.run_folder import VALIDATION, RunFolder
+from utils.run_folder import REGION_LABELS, VALIDATION, RunFolder
 from utils.settings import from_dict
 from utils.slurm_queue import Job, queued_jobs, refuse_active
 from utils.tables import read_rows, text_table
@@ -176,9 +177,8 @@ def _last_sign(run: RunFolder, logs: Sequence[Path]) -> float | None:
     Files exist whole or not at all, so a new one shows in its folder's time of change: a few
     folders are asked for theirs, not thousands of maps.
     """
-    folders = [folder for folder, _, _ in os.walk(run.root)]
     times = []
-    for path in (*folders, *logs):
+    for path in (*_folders(run), *logs):
         try:
             times.append(os.stat(path).st_mtime)
         except OSError:  # gone since, or never there
@@ -186,10 +186,29 @@ def _last_sign(run: RunFolder, logs: Sequence[Path]) -> float | None:
     return max(times, default=None)
 
 
-def logs_of(runs: Path, trial: str) -> list[Path]:
-    """Return the logs of a trial's jobs, the newest last."""
-    found = [*runs.glob(f"slurm-*_{trial[1:]}.log"), *runs.glob(f"local-{trial}.log")]
-    return sorted(found, key=lambda path: path.stat().st_mtime)
+def _folders(run: RunFolder) -> Iterator[Path]:
+    """Yield the folders of a trial, without listing those that hold a file for each image.
+
+    The folders of groups that lie in these are left out, too.
+    """
+    for top, below, _ in os.walk(run.root):
+        folder = Path(top)
+        yield folder
+        of_images = folder == run.superpixels or folder.parent == run.predictions
+        full = [name for name in below if of_images or name == REGION_LABELS]
+        yield from (folder / name for name in full)
+        below[:] = [name for name in below if name not in full]
+
+
+def logs_by_trial(runs: Path) -> dict[str, list[Path]]:
+    """Return the logs of the jobs of each trial that has any, the newest last."""
+    found: dict[str, list[Path]] = {}
+    for path in runs.glob("*.log"):
+        if named := re.fullmatch(r"(?:slurm-.*_|local-t)(\d+)\.log", path.name):
+            found.setdefault(f"t{named[1]}", []).append(path)
+    for logs in found.values():
+        logs.sort(key=lambda path: path.stat().st_mtime)
+    return found
 
 
 def last_line(log: Path) -> str:
@@ -219,9 +238,9 @@ def as_row(trial: str, now: Standing, job: Job | None) -> list[str]:
 
 def show(runs: Path, trials: Sequence[str], jobs: dict[str, Job]) -> None:
     """Print the table, and the last words of the trials that neither are finished nor wait."""
-    lines, words = [], []
+    lines, words, all_logs = [], [], logs_by_trial(runs)
     for trial in trials:
-        logs = logs_of(runs, trial)
+        logs = all_logs.get(trial, [])
         now = standing(RunFolder(runs / trial), logs)
         lines.append(as_row(trial, now, jobs.get(trial)))
         if logs and not now.finished and not (trial in jobs and jobs[trial].active):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from utils.errors import UserError
 from utils.run_folder import RunFolder
 from utils.settings import from_dict
 from utils.slurm_queue import Job, queued_jobs, refuse_active
-from utils.trial_status import age, last_line, standing, steps
+from utils.trial_status import age, last_line, logs_by_trial, standing, steps
 
 SETTINGS = {"rounds": 2, "epochs": 30, "with_dense": True, "with_random": True}
 ORDER = (
@@ -45,6 +46,24 @@ def test_a_log_that_holds_no_number_hides_nothing(tmp_path: Path) -> None:
     write(run.training("points", 0) / "log.csv", "epoch,val_MAE\n1,0.5\n2,\n")
     write(run.training("points", 0) / "members" / "odd" / "log.csv", "epoch,val_MAE\n1,0.5\n")
     assert standing(run, []).score == ""
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Every folder that is listed, in order."""
+    found: list[Path] = []
+
+    def spy(path: str | os.PathLike[str], real: Callable = os.scandir) -> object:
+        found.append(Path(path))
+        return real(path)
+
+    def names(path: str | os.PathLike[str], real: Callable = os.listdir) -> list[str]:
+        found.append(Path(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", spy)
+    monkeypatch.setattr(os, "listdir", names)
+    return found
 
 
 def squeue(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str, status: int = 0) -> None:
@@ -167,6 +186,59 @@ def test_a_new_file_and_a_line_of_the_log_are_signs_of_life(tmp_path: Path) -> N
     assert standing(run, [log, tmp_path / "gone.log"]).seen == 2000
     write(maps / "1.png")
     assert time.time() - standing(run, [log]).seen < 60
+
+
+def test_a_map_of_any_kind_is_a_sign_of_life_and_is_not_listed(
+    tmp_path: Path, listed: list[Path]
+) -> None:
+    run = begin(tmp_path)
+    full = [
+        run.predictions / "round_00-best" / "TE",
+        run.superpixels / "200",
+        run.region_labels("points", 0),
+        run.region_labels("random", 1),
+    ]
+    for folder in full:
+        (folder / "a group").mkdir(parents=True)
+    short = [run.training("points", 0, 1) / "snapshots", run.root / "oracle"]
+    for folder in short:
+        folder.mkdir(parents=True)
+    every = [run.root, *(path for path in run.root.rglob("*") if path.is_dir())]
+    listed.clear()
+    for folder in (*full, *short):
+        for other in every:
+            os.utime(other, (1000, 1000))
+        os.utime(folder, (2000, 2000))
+        assert standing(run, []).seen == 2000, folder
+    assert {*short, run.root} <= {*listed}
+    assert not {path for path in listed if any(path.is_relative_to(folder) for folder in full)}
+
+
+def test_the_folder_of_all_trials_is_listed_no_more_often_for_more_of_them(
+    tmp_path: Path, listed: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = []
+    for trial in ("t3", "t4", "t5"):
+        begin(tmp_path, trial)
+        (tmp_path / f"local-{trial}.log").write_text(f"words of {trial}\n")
+        listed.clear()
+        trial_status.main(["--runs", str(tmp_path)])
+        times.append(listed.count(tmp_path))
+    assert times == times[:1] * 3
+    assert capsys.readouterr().out.endswith("local-t5.log ends with: words of t5\n")
+
+
+def test_logs_are_told_apart_by_trial_the_newest_last(tmp_path: Path) -> None:
+    (tmp_path / "slurm-9_choice.log").symlink_to("nowhere")
+    names = ("slurm-7_3.log", "local-t3.log", "slurm-6_3.log", "slurm-7_13.log", "local-t4.log")
+    for when, name in enumerate(names):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (when, when))
+    assert {t: [p.name for p in logs] for t, logs in logs_by_trial(tmp_path).items()} == {
+        "t3": [*names[:3]],
+        "t13": ["slurm-7_13.log"],
+        "t4": ["local-t4.log"],
+    }
 
 
 def test_a_damaged_trial_is_told_and_hides_no_other(
