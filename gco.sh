@@ -86,7 +86,7 @@ check=("--data_root=$data_root" "--trainset=$trainset")
 if [ -n "$testsets" ]; then check+=("--testsets=$testsets"); fi
 if [ "$oracle" = human ] && [ "$with_dense" = 0 ]; then check+=(--no-train-masks); fi
 if [ "$(cat "$run/data_checked" 2> /dev/null)" != "${check[*]}" ]; then
-    stage -m datasets.check "${check[@]}"
+    stage -m datasets.check "${check[@]}" "--run_folder=$run"
     echo "${check[*]}" > "$run/data_checked" || leave 2
 fi
 

@@ -6,12 +6,13 @@ empty mask, one picture in both training and test) is a warning.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from datasets.faults import ERROR, WARNING, Fault, check_sample, fault_of
@@ -26,13 +27,14 @@ from datasets.index import (
     split_set_names,
 )
 from datasets.passed_over import pictures_beside_sets, unread_pictures
+from datasets.sound import SoundNote
+from utils.background import in_background
 from utils.cli import Parser
 from utils.cores import core_count
 from utils.errors import UserError, closest, run_script
 from utils.progress import track
 
 SHOWN = 10
-MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -164,19 +166,13 @@ def _check_parts(root: Path, parts: list[_Part], progress: bool) -> tuple[list[F
         found, some_jobs = _check_folders(root, part)
         faults += found
         jobs += some_jobs
-    threads = min(MOST_THREADS, core_count())
     digests: list[tuple[Sample, bytes]] = []
-    with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(lambda job: check_sample(root, *job), jobs)
-        bar = track(results, "checking", len(jobs), shown=progress)
-        try:
-            for (sample, _), (found, digest) in zip(jobs, bar, strict=True):
-                faults += found
-                if digest is not None:
-                    digests.append((sample, digest))
-        except BaseException:  # a signal need not wait for all images
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    # Few are begun ahead of the bar: a signal need not wait for all images.
+    work = in_background(partial(check_sample, root), jobs, 4 * core_count())
+    for (sample, _), (found, digest) in track(work, "checking", len(jobs), shown=progress):
+        faults += found
+        if digest is not None:
+            digests.append((sample, digest))
     trained_on = {part.set for part in parts if part.trained_on}
     tested_on = {part.set for part in parts if part.tested_on}
     faults += _same_names([sample for sample, _ in jobs if sample.set in trained_on])
@@ -290,16 +286,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-train-masks", action="store_true", help="leave the training sets' masks alone"
     )
+    parser.add_argument(
+        "--run_folder", type=Path, help="a trial's: note there which training data are sound"
+    )
     options = parser.parse(argv)
     if options.data_root is None:
         raise UserError("--data_root is missing: name the folder that holds images/ and gts/")
+    train_masks = not (options.no_masks or options.no_train_masks)
     parts = _parts(
         options.data_root,
         options.trainset,
         options.testsets,
-        train_masks=not (options.no_masks or options.no_train_masks),
+        train_masks=train_masks,
         test_masks=not options.no_masks,
     )
+    note = None
+    if options.run_folder and options.trainset:
+        place = options.run_folder, options.data_root, options.trainset
+        with contextlib.suppress(UserError):  # told below, or by the stage that reads the note
+            note = SoundNote(*place, train_masks)
     faults, images = _check_parts(options.data_root, parts, progress=True)
     for fault in faults:
         print(fault)
@@ -311,6 +316,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if errors:
         raise UserError(f"{_counted(errors, 'error')} in the data: the lines above tell what to do")
+    if note is not None:
+        note.write()
     return 0
 
 

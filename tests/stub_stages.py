@@ -102,7 +102,7 @@ def main(words: list[str]) -> int:
         make_config(words, flags)
         return 0
     if script == "datasets.check":
-        return 0
+        return 0 if Path(flags["run_folder"]).is_dir() else 2
     folder = Path(flags["runs"]) / flags["trial"]
     with open(folder.parent / "ran", "a") as file:
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")

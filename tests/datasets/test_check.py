@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -435,12 +436,16 @@ def test_bad_arguments_leave_with_two_and_one_line(arguments, told):
 def test_a_signal_does_not_wait_until_all_images_are_checked(root, monkeypatch):
     for number in range(300):
         (root / "images" / "TR" / f"{number}.png").symlink_to("a b.png")
-    begun = []
+    begun, submitted, submit = [], [], ThreadPoolExecutor.submit
 
     def look(*args):
         begun.append(args)
         time.sleep(0.01)
         return [], None
+
+    def count(*args):
+        submitted.append(args)
+        return submit(*args)
 
     def bar(work, *_, **__):
         yield next(iter(work))
@@ -448,6 +453,8 @@ def test_a_signal_does_not_wait_until_all_images_are_checked(root, monkeypatch):
 
     monkeypatch.setattr(datasets.check, "check_sample", look)
     monkeypatch.setattr(datasets.check, "track", bar)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", count)
+    monkeypatch.setenv("GCO_CORES", "2")
     with pytest.raises(Stopped):
         check_data(root, "TR", progress=False)
-    assert len(begun) < 100
+    assert len(begun) <= len(submitted) <= 4 * 2 + 1
