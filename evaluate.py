@@ -15,26 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from config import Config
 from datasets.index import MASKS_FOLDER
-from datasets.label_budget import stored_budget
-from datasets.maps import Pair, check_utf8, read_map
+from datasets.maps import Pair, check_utf8
 from datasets.places import Place, find_pairs, list_checkpoints, sets_to_score
-from datasets.points import read_answers
 from datasets.round_sheet import draw_round
 from datasets.scoring import make_pool, score_set
-from datasets.superpixels import SuperpixelCache
+from datasets.trial_maps import TrialMaps
 from datasets.worst import read_worst
 from utils import results, settings
 from utils.cores import core_count
 from utils.errors import UserError
-from utils.files import read_object
-from utils.locks import locked
-from utils.metrics import CONVENTIONS, METRICS, SHOWN, SetScores, parts_of, point_scores
+from utils.metrics import CONVENTIONS, METRICS, SHOWN, SetScores, parts_of
 from utils.pictures import draw_curve
-from utils.run_folder import VALIDATION, RunFolder, map_of
+from utils.run_folder import RunFolder
 from utils.score_pictures import draw_worst
 from utils.scores import read_scores
 from utils.stages import run_stage
@@ -73,44 +67,8 @@ class Scored:
     worst: dict[results.Cell, list[tuple[Pair, dict[str, float]]]] = field(default_factory=dict)
 
 
-def score_validation(config: Config, place: Place, checkpoint: str) -> dict[str, float]:
-    """Score the maps of the held-out images at their labelled points, all pooled."""
-    run = RunFolder(config.run_folder)
-    held_out = settings.training_images(config)[1]
-    answers = read_answers([run.validation_points], held_out, run.ledger)
-    values, labels = [], []
-    for sample, found in zip(held_out, answers, strict=True):
-        saliency = read_map(place.predictions / checkpoint / map_of(sample.name, VALIDATION))
-        values.append(saliency[found[:, 1], found[:, 0]])
-        labels.append(found[:, 2])
-    scores = point_scores(np.concatenate(values), np.concatenate(labels))
-    return {"images": len(held_out), **scores}
-
-
-def about(config: Config, place: Place, checkpoint: str) -> dict[str, Any]:
-    """Return arm, round and label budget of a checkpoint, as far as they are known."""
-    note = place.predictions / checkpoint / "made_from.json"
-    made = read_object(note) if note.exists() and not place.plain else {}
-    known = {key: made[key] for key in ("arm", "round") if key in made}
-    if place.data_root is None or "arm" not in known:
-        return known
-    if known["arm"] == "dense":
-        return known | {"labelled_percent": 100.0}
-    run = RunFolder(config.run_folder)
-    with locked(run.root / "tallies" / "labels.lock", "it counts labels"):
-        budget = stored_budget(
-            run.training(known["arm"], known["round"]) / "labels.json",
-            settings.training_images(config)[0],
-            run.answers(known["arm"], known["round"] + 1),
-            SuperpixelCache(run.superpixels, config.superpixels),
-            config.label_mode,
-        )
-    return known | budget
-
-
 def score_checkpoint(
-    config: Config,
-    place: Place,
+    maps: TrialMaps,
     checkpoint: str,
     sets: Sequence[str],
     options: Options,
@@ -118,11 +76,11 @@ def score_checkpoint(
     scored: Scored,
 ) -> None:
     """Score the maps of a checkpoint; add to ``scored`` what was found."""
-    known = about(config, place, checkpoint)
+    place, known = maps.place, maps.about[checkpoint]
     for set_name in sets:
         row = {"trial": place.trial, "checkpoint": checkpoint, "set": set_name, **known}
         if place.is_held_out(set_name):
-            scored.rows.append(row | score_validation(config, place, checkpoint))
+            scored.rows.append(row | maps.score_held_out(checkpoint))
             continue
         pairs, missing, extra = find_pairs(place, checkpoint, set_name, options.allow_missing)
         what = f"{checkpoint} on {set_name}"
@@ -246,10 +204,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_utf8(sets, place.masks)
     workers = config.workers if config.workers >= 0 else core_count()
     scored = Scored()
+    maps = TrialMaps(config, place, list_checkpoints(place, sets))
     with make_pool(workers) as pool:
-        for checkpoint in list_checkpoints(place, sets):
+        for checkpoint in maps.about:
             shared = pool if workers > 1 else None
-            score_checkpoint(config, place, checkpoint, sets, options, shared, scored)
+            score_checkpoint(maps, checkpoint, sets, options, shared, scored)
     if not scored.rows:
         raise UserError(f"{place.predictions}: nothing was scored: all maps or masks are missing")
     with place.writing():

@@ -28,13 +28,13 @@ from config import Config
 from datasets.checked import require_checked
 from datasets.images import image_size, read_image, read_mask, write_png
 from datasets.index import list_sets
-from datasets.label_budget import stored_budget
+from datasets.label_budget import stored_budgets
 from datasets.maps import read_map, read_true_mask
 from datasets.places import Place
 from datasets.points import read_answers
 from datasets.round_sheet import read_sheet
 from datasets.superpixels import SuperpixelCache, read_label_map
-from evaluate import about
+from datasets.trial_maps import TrialMaps
 from models import build_model, load_weights
 from models.stored import load_model
 from select_best import choose_in_trial
@@ -154,7 +154,7 @@ def _answers(copied: Copied) -> Kinds:
         (
             "label budget",
             labels,
-            lambda: stored_budget(labels, train, answers[:1], cache(), "pixel"),
+            lambda: stored_budgets({labels: answers[:1]}, train, cache(), "pixel"),
         ),
     ]
 
@@ -205,7 +205,7 @@ def _scores(copied: Copied) -> Kinds:
         read_sheet(samples, numbers, answers)
 
     return [
-        ("note of maps", note, lambda: about(config, place, note.parent.name)),
+        ("note of maps", note, lambda: TrialMaps(config, place, [note.parent.name])),
         ("chosen by the note of maps", note, choose),
         ("scores", run.scores, choose),
         ("tallies", log, tally),

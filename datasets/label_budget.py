@@ -1,86 +1,141 @@
-"""What a set of answers cost, and how right its labels are."""
+"""What sets of answers cost, and how right their labels are."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from datasets.images import read_mask
+from datasets.images import image_size, read_mask
 from datasets.index import Sample
-from datasets.points import read_answers
+from datasets.points import answers_of, read_rounds
 from datasets.scoring import file_state
 from datasets.superpixels import UNLABELLED, SuperpixelCache, spread
+from utils.background import in_background
+from utils.cores import core_count
 from utils.files import read_object, write_json
 from utils.progress import track
 
 
-def label_budget(
-    train: Sequence[Sample], answers: Sequence[Path], regions: SuperpixelCache, label_mode: str
-) -> dict[str, Any]:
-    """Count the labels of a training.
+def label_budgets(
+    train: Sequence[Sample],
+    answers: Sequence[Sequence[Path]],
+    regions: SuperpixelCache,
+    label_mode: str,
+) -> list[dict[str, Any]]:
+    """Count the labels of some trainings, all in one pass over the images.
 
     Only here are masks compared with the labels that a training used; the result goes nowhere but
     into the table.
 
     Args:
         train: the training images.
-        answers: points files of the rounds that were trained on.
+        answers: of each training the points files of the rounds that it was trained on.
         regions: the superpixels over which answers are, or would be, spread.
         label_mode: ``pixel``, ``region`` or ``region_mask``.
 
     Returns:
-        ``points`` (answers an image, the mean), ``labelled_percent`` (of the training pixels),
-        ``label_mode``, and where masks are at hand ``region_error`` (percent of the labels that
-        would be wrong if each answer were spread over its superpixel).
+        Of each training ``points`` (answers an image, the mean), ``labelled_percent`` (of the
+        training pixels), ``label_mode``, and where masks are at hand ``region_error`` (percent of
+        the labels that would be wrong if each answer were spread over its superpixel).
     """
-    found = read_answers(answers, train)
-    pixels = labelled = spread_labels = wrong = 0
-    work = zip(train, found, strict=True)
-    for sample, points in track(work, "label budget", len(train)):
-        region = regions(sample)
-        label_map = spread(points, region)
-        known = label_map != UNLABELLED
-        pixels += known.size
-        asked = int(np.isin(region, region[points[:, 1], points[:, 0]]).sum())
-        counts = {"pixel": len(points), "region": int(known.sum()), "region_mask": asked}
-        labelled += counts[label_mode]
-        if sample.mask.exists():
-            spread_labels += int(known.sum())
-            wrong += int(((label_map == 255) != read_mask(sample.mask))[known].sum())
-    budget: dict[str, Any] = {
-        "points": round(sum(map(len, found)) / len(train), 4),
-        "labelled_percent": round(100 * labelled / pixels, 4),
-        "label_mode": label_mode,
-    }
-    if spread_labels:
-        budget["region_error"] = round(100 * wrong / spread_labels, 4)
-    return budget
+    rounds = read_rounds(dict.fromkeys(chain.from_iterable(answers)), train)
+    found = [answers_of({path: rounds[path] for path in files}, train) for files in answers]
+
+    def count(sample: Sample, *points: NDArray[np.int64]) -> NDArray[np.int64]:
+        return _count(sample, points, regions, label_mode)
+
+    total = np.zeros((len(answers), 4), np.int64)
+    work = in_background(count, zip(train, *found, strict=True), 4 * core_count())
+    for _, counts in track(work, "label budget", len(train)):
+        total += counts
+    budgets: list[dict[str, Any]] = []
+    for own, (pixels, labelled, known, wrong) in zip(found, total.tolist(), strict=True):
+        budget = {
+            "points": round(sum(map(len, own)) / len(train), 4),
+            "labelled_percent": round(100 * labelled / pixels, 4),
+            "label_mode": label_mode,
+        }
+        if known:
+            budget["region_error"] = round(100 * wrong / known, 4)
+        budgets.append(budget)
+    return budgets
 
 
-def stored_budget(
-    path: Path,
-    train: Sequence[Sample],
-    answers: Sequence[Path],
-    regions: SuperpixelCache,
-    label_mode: str,
-) -> dict[str, Any]:
-    """Return `label_budget`, counted again only when answers, pictures or masks have changed.
+def _count(
+    sample: Sample, points: Sequence[NDArray[np.int64]], regions: SuperpixelCache, label_mode: str
+) -> NDArray[np.int64]:
+    """Count the labels of one image.
 
     Args:
-        path: a JSON file that holds what was counted last.
-        train, answers, regions, label_mode: as for `label_budget`.
+        sample: the image.
+        points: of each training (K, 3) of x, y, label.
+        regions: as for `label_budgets`, whose ``label_mode`` follows.
+
+    Returns:
+        Of each training (T, 4) all pixels, those labelled, and, where there is a mask, those that
+        answers would be spread over and those of them that would be wrong.
     """
-    files = [*answers, *(path for sample in train for path in (sample.image, sample.mask))]
-    states = (f"{file} {file_state(file) if file.exists() else '-'}" for file in files)
-    text = "\0".join((label_mode, str(regions.count), *states))
-    made_of = hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
-    stored = read_object(path) if path.exists() else {}
-    if stored.get("made_of") != made_of:
-        stored = label_budget(train, answers, regions, label_mode) | {"made_of": made_of}
-        write_json(path, stored)
-    return {name: value for name, value in stored.items() if name != "made_of"}
+    masked = sample.mask.exists()
+    if label_mode == "pixel" and not masked:
+        width, height = image_size(sample.image)
+        return np.array([(width * height, len(own), 0, 0) for own in points], np.int64)
+    region = regions(sample)
+    mask = read_mask(sample.mask) if masked else None
+    rows = []
+    for own in points:
+        label_map = spread(own, region)
+        known = label_map != UNLABELLED
+        number = np.count_nonzero(known)
+        if label_mode == "region_mask":
+            labelled = np.count_nonzero(np.isin(region, region[own[:, 1], own[:, 0]]))
+        else:
+            labelled = number if label_mode == "region" else len(own)
+        compared = wrong = 0
+        if mask is not None:
+            compared, wrong = number, np.count_nonzero(known & ((label_map == 255) != mask))
+        rows.append((known.size, labelled, compared, wrong))
+    return np.array(rows, np.int64)
+
+
+def stored_budgets(
+    answers: Mapping[Path, Sequence[Path]],
+    train: Sequence[Sample],
+    regions: SuperpixelCache,
+    label_mode: str,
+) -> dict[Path, dict[str, Any]]:
+    """Return `label_budgets`, counted again only where answers, pictures or masks have changed.
+
+    Args:
+        answers: of each training its points files, by the JSON file that holds what was counted of
+            it last.
+        train, regions, label_mode: as for `label_budgets`.
+    """
+    pictures = [_state(path) for sample in train for path in (sample.image, sample.mask)]
+    found: dict[Path, dict[str, Any]] = {}
+    lacking: dict[Path, str] = {}
+    for path, files in answers.items():
+        text = "\0".join((label_mode, str(regions.count), *map(_state, files), *pictures))
+        made_of = hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
+        found[path] = read_object(path) if path.exists() else {}
+        if found[path].get("made_of") != made_of:
+            lacking[path] = made_of
+    if lacking:
+        counted = label_budgets(train, [answers[path] for path in lacking], regions, label_mode)
+        for (path, made_of), budget in zip(lacking.items(), counted, strict=True):
+            found[path] = budget | {"made_of": made_of}
+            write_json(path, found[path])
+    return {
+        path: {name: value for name, value in stored.items() if name != "made_of"}
+        for path, stored in found.items()
+    }
+
+
+def _state(file: Path) -> str:
+    return f"{file} {file_state(file) if file.exists() else '-'}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,21 +129,42 @@ def read_answers(
         The points of each sample, int64 (K, 3) of x, y, label, in the order of the files.
 
     Raises:
-        UserError: as for `read_points` and `check_points`; or a file lacks answers to its round's
-            questions; or an image has no answer in any file, though the first round asks about
-            every one, and nobody may have said that it cannot be told.
+        UserError: as for `read_rounds` and `answers_of`.
     """
-    points: list[Point] = []
+    return answers_of(read_rounds(paths, samples, ledger), samples)
+
+
+def read_rounds(
+    paths: Iterable[Path], samples: Sequence[Sample], ledger: Path | None = None
+) -> dict[Path, list[Point]]:
+    """Read points files as `read_answers` does; return the points of each.
+
+    Raises:
+        UserError: as for `read_points` and `check_points`; or a file lacks answers to its round's
+            questions.
+    """
+    rounds: dict[Path, list[Point]] = {}
     for path in paths:
-        found = read_points(path)
-        check_points(found, samples, path)
-        _require_whole(path, found, ledger)
-        points += found
+        rounds[path] = read_points(path)
+        check_points(rounds[path], samples, path)
+        _require_whole(path, rounds[path], ledger)
+    return rounds
+
+
+def answers_of(rounds: Mapping[Path, list[Point]], samples: Sequence[Sample]) -> list[np.ndarray]:
+    """Return the points of each sample, from those of some files, as `read_answers` does.
+
+    Raises:
+        UserError: an image has no answer in any file, though the first round asks about every one,
+            and nobody may have said that it cannot be told.
+    """
+    points = chain.from_iterable(rounds.values())
     answers = by_image(points, (sample.name for sample in samples))
     bare = [sample.name for sample, own in zip(samples, answers, strict=True) if not len(own)]
-    if paths and bare and not _may_be_untold(paths[0].with_name("questions.csv"), bare):
+    first = next(iter(rounds), None)
+    if first and bare and not _may_be_untold(first.with_name("questions.csv"), bare):
         raise UserError(
-            f"{paths[0]}: no answers for {len(bare)} of {len(samples)} images ({bare[0]}"
+            f"{first}: no answers for {len(bare)} of {len(samples)} images ({bare[0]}"
             f"{', ...' * (len(bare) > 1)}): take away pictures that were added since the trial "
             "began; if the file was cut off, delete it and ask its round again, which costs no "
             "answer twice"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 import datasets.label_budget as budget
+import datasets.points as points
 from datasets.index import Sample
 
 LEFT, RIGHT = np.zeros((4, 6), np.int32), np.ones((4, 6), np.int32)
@@ -17,11 +21,15 @@ HALVES = np.hstack([LEFT[:, :2], RIGHT[:, :4]])
 
 
 class Regions:
-    """In place of the superpixels."""
+    """In place of the superpixels; notes whose were read."""
 
     count = 2
 
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
     def __call__(self, sample: Sample) -> np.ndarray:
+        self.read.append(sample.name)
         return HALVES
 
 
@@ -59,7 +67,7 @@ def made(folder: Path) -> tuple[list[Sample], list[Path]]:
 )
 def test_labels_are_counted_by_mode(tmp_path: Path, mode: str, labelled: int) -> None:
     samples, answers = made(tmp_path)
-    found = budget.label_budget(samples, answers, Regions(), mode)
+    (found,) = budget.label_budgets(samples, [answers], Regions(), mode)
     assert found["points"] == pytest.approx(5 / 3, abs=1e-4)
     assert found["labelled_percent"] == pytest.approx(100 * labelled / 72, abs=1e-4)
     assert found["label_mode"] == mode
@@ -68,26 +76,28 @@ def test_labels_are_counted_by_mode(tmp_path: Path, mode: str, labelled: int) ->
 
 def test_wrong_labels_are_counted_where_a_mask_is_at_hand(tmp_path: Path) -> None:
     samples, answers = made(tmp_path)
-    found = budget.label_budget(samples, answers[:1], Regions(), "pixel")
+    (found,) = budget.label_budgets(samples, [answers[:1]], Regions(), "pixel")
     # Spread: 8 of a, all right; 8 of b, of which 2 are background; c has no mask.
     assert found["region_error"] == pytest.approx(100 * 2 / 16, abs=1e-4)
     for sample in samples[:2]:
         sample.mask.unlink()
-    assert "region_error" not in budget.label_budget(samples, answers[:1], Regions(), "pixel")
+    (found,) = budget.label_budgets(samples, [answers[:1]], Regions(), "pixel")
+    assert "region_error" not in found
 
 
 def test_a_stored_budget_serves_until_a_mask_a_picture_or_an_answer_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples, answers = made(tmp_path)
-    counted, real = [], budget.label_budget
-    monkeypatch.setattr(budget, "label_budget", lambda *args: counted.append(0) or real(*args))
+    counted, real = [], budget.label_budgets
+    monkeypatch.setattr(budget, "label_budgets", lambda *args: counted.append(0) or real(*args))
 
     def stored() -> dict:
-        return budget.stored_budget(tmp_path / "l.json", samples, answers, Regions(), "pixel")
+        path = tmp_path / "l.json"
+        return budget.stored_budgets({path: answers}, samples, Regions(), "pixel")[path]
 
     first = stored()
-    assert stored() == first == real(samples, answers, Regions(), "pixel")
+    assert [stored()] == [first] == real(samples, [answers], Regions(), "pixel")
     assert len(counted) == 1
     cv2.imwrite(str(samples[0].mask), np.zeros((4, 6), np.uint8))
     assert stored()["region_error"] > 0
@@ -100,3 +110,39 @@ def test_a_stored_budget_serves_until_a_mask_a_picture_or_an_answer_changes(
     cv2.imwrite(str(samples[1].image), np.full((4, 7, 3), 255, np.uint8))  # its superpixels, too
     stored()
     assert len(counted) == 5
+
+
+@pytest.mark.parametrize("mode", ["pixel", "region", "region_mask"])
+def test_trainings_are_counted_in_one_pass_as_each_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    samples, answers = made(tmp_path)
+    answers.append(tmp_path / "2.csv")
+    answers[2].write_text("image,x,y,label,round\na.jpg,3,3,1,2\nc.jpg,0,0,1,2\n")
+    trainings = {tmp_path / f"{n}.json": answers[:n] for n in (1, 2, 3)}
+    alone = {
+        path: budget.label_budgets(samples, [files], Regions(), mode)[0]
+        for path, files in trainings.items()
+    }
+    assert len({found["labelled_percent"] for found in alone.values()}) > 1
+    read: list[str] = []
+    for module, name in ((budget, "read_mask"), (points, "read_points")):
+        noted = partial(note, read, getattr(module, name))
+        monkeypatch.setattr(module, name, noted)
+    regions = Regions()
+    assert budget.stored_budgets(trainings, samples, regions, mode) == alone
+    masks, files = ["a.png", "b.png"], ["0.csv", "1.csv", "2.csv"]
+    assert sorted(read) == sorted([*masks, *files])
+    # Of c, which has no mask, answers that stay points take the size alone.
+    assert sorted(regions.read) == ["a.jpg", "b.jpg", *["c.jpg"] * (mode != "pixel")]
+
+    # One more training costs a look for itself alone.
+    (tmp_path / "2.json").unlink()
+    read.clear()
+    assert budget.stored_budgets(trainings, samples, regions, mode) == alone
+    assert sorted(read) == sorted([*masks, *files[:2]])
+
+
+def note(read: list[str], reader: Callable[[Path], Any], path: Path) -> Any:
+    read.append(path.name)
+    return reader(path)

@@ -12,7 +12,7 @@ import active_learning.query as query
 from active_learning.query import Pool
 from active_learning.selection import grid_pixels
 from active_learning.spending import shares
-from datasets.label_budget import label_budget
+from datasets.label_budget import label_budgets
 from datasets.points import read_points
 from datasets.round_labels import read_point_labels
 from datasets.round_sheet import read_sheet
@@ -66,7 +66,7 @@ def test_objects_are_pointed_out(world, tmp_path):
     held_out = read_points(run_of(config).validation_points)
     assert sorted(read_points(run_of(config).ledger)) == sorted([*points, *held_out])
     assert len(held_out) == config.points_per_image * len(pool.validation)
-    budget = label_budget(pool.samples, [path], pool.regions, "pixel")
+    (budget,) = label_budgets(pool.samples, [[path]], pool.regions, "pixel")
     count = 2 * len(pool.samples) - 1  # one mask is empty
     assert budget["points"] == pytest.approx(count / len(pool.samples), abs=1e-4)
     area = sum(SIZES[sample.name][0] * SIZES[sample.name][1] for sample in pool.samples)
@@ -133,7 +133,7 @@ def test_the_pool_shares_a_round_s_points(world, asked, small, tmp_path, monkeyp
     for sample, choice, size in zip(pool.samples, choices, given_out, strict=True):
         mine = [(p.x, p.y) for p in points if p.image == sample.name]
         assert mine == [tuple(pair) for pair in choice.pixels[:size].tolist()]
-    budget = label_budget(pool.samples, paths, pool.regions, "pixel")
+    (budget,) = label_budgets(pool.samples, [paths], pool.regions, "pixel")
     counted = sum(len(read_points(path)) for path in paths)
     assert budget["points"] == pytest.approx(counted / len(pool.samples), abs=1e-4)
     ledger = read_points(run_of(pooled).ledger)
