@@ -189,7 +189,7 @@ def _scores(copied: Copied) -> Kinds:
     choice = argparse.Namespace(metric="MAE", on_test=False, any_round=False, markdown=False)
     choice.sets = []
     place = Place(run.predictions, copied.folder / "data/gts", run.root, "tiny", None)
-    log = next((run.root / "tallies").rglob("*.tally"))
+    log = next((run.root / "tallies").rglob("*.pysodmetrics.tally"))
     numbers, answers = run.training("points", 1) / "sheet.npz", run.points("points", 1)
 
     def choose() -> None:

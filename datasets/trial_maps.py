@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from config import Config
 from datasets.index import Sample
@@ -15,12 +18,20 @@ from datasets.label_budget import stored_budgets
 from datasets.maps import read_map
 from datasets.places import Place
 from datasets.points import read_answers
+from datasets.scoring import file_state
 from datasets.superpixels import SuperpixelCache
 from utils import settings
+from utils.background import in_background
+from utils.cores import core_count
 from utils.files import read_object
 from utils.locks import locked
-from utils.metrics import point_scores
+from utils.metrics import point_scores, point_tally
+from utils.progress import track
 from utils.run_folder import VALIDATION, RunFolder, map_of
+from utils.tallies import TallyLog, make_record
+
+AT_POINTS = "points"
+"""In the name of a log, where others name a convention: these are no tallies of whole maps."""
 
 
 class TrialMaps:
@@ -47,7 +58,7 @@ class TrialMaps:
         return settings.training_images(self.config)
 
     @cached_property
-    def held_out_answers(self) -> list[np.ndarray]:
+    def held_out_answers(self) -> list[NDArray[np.int64]]:
         """The points of each held-out image, int64 (K, 3) of x, y, label."""
         return read_answers([self.run.validation_points], self.images[1], self.run.ledger)
 
@@ -77,11 +88,43 @@ class TrialMaps:
             known |= budgets[path]
 
     def score_held_out(self, checkpoint: str) -> dict[str, float]:
-        """Score the maps of the held-out images at their labelled points, all pooled."""
-        values, labels = [], []
-        for sample, found in zip(self.images[1], self.held_out_answers, strict=True):
-            path = self.place.predictions / checkpoint / map_of(sample.name, VALIDATION)
-            values.append(read_map(path)[found[:, 1], found[:, 0]])
-            labels.append(found[:, 2])
-        scores = point_scores(np.concatenate(values), np.concatenate(labels))
-        return {"images": len(self.images[1]), **scores}
+        """Score the maps of the held-out images at their labelled points, all pooled.
+
+        What each map left there is kept, and counted again only when the map or an answer about
+        its image has changed.
+
+        Raises:
+            UserError: a map is missing or damaged, there is no answer, or the disk is full.
+        """
+        names = [sample.name for sample in self.images[1]]
+        folder = self.place.predictions / checkpoint
+        maps = [folder / map_of(name, VALIDATION) for name in names]
+        work = list(zip(maps, self.held_out_answers, strict=True))
+        path = self.place.log_of(checkpoint, VALIDATION, AT_POINTS)
+        what = f"{checkpoint} on {VALIDATION}"
+        counts = np.zeros((2, 256), np.int64)
+        with locked(path.with_suffix(".lock"), f"it scores {what}"):
+            of_each = (_mark(name, *item) for name, item in zip(names, work, strict=True))
+            marks = np.fromiter(of_each, np.uint64, len(work))
+            log = TallyLog(path, "raw", frozenset(), marks)
+            todo = [(*work[at], marks[at]) for at in np.flatnonzero(~np.isin(marks, log.marks))]
+            done = in_background(_record, todo, 4 * core_count())
+            for _, record in track(done, what, len(todo)):
+                log.append(record)
+            for chunk in log.close(names, marks).chunks():
+                counts += chunk["counts"].sum(axis=0, dtype=np.int64)
+        return {"images": len(names), **point_scores(counts)}
+
+
+def _mark(name: str, saliency: Path, points: NDArray[np.int64]) -> int:
+    """Return a hash of an image's name, of its map's state (`file_state`), and of its answers."""
+    state = file_state(saliency) if saliency.exists() else "-"
+    digest = hashlib.blake2b(os.fsencode(f"{name}\0{state}\0"), digest_size=8)
+    digest.update(points.tobytes())
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _record(saliency: Path, points: NDArray[np.int64], mark: int) -> NDArray:
+    """Return the record of a map at labelled points, (K, 3) of x, y, label; RECORD of shape ()."""
+    x, y, label = points.T
+    return make_record(mark, point_tally(read_map(saliency)[y, x], label), resized=False)

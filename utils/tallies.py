@@ -10,6 +10,9 @@ of `RECORD` in any order. Of several of one mark the last holds; it has at least
 before. One that is damaged or cut off is left out when the log is opened again, and refused when
 scores are made of it. ``<SET>.<convention>.index``: a line an image in order of name: its mark and,
 as JSON, its name. One process at a time writes a log (`datasets.scoring.score_set` sees to that).
+
+Of a trial's held-out images, which are known at labelled points alone, ``validation.points.tally``
+holds the counts at these (`datasets.trial_maps`); no score of whole maps is made of it.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ Everingham et al., IJCV 2010, and the devkit of 2010; boundary IoU, Cheng et al.
 
 from utils.metrics.bootstrap import Comparison, paired_bootstrap, paired_means
 from utils.metrics.conventions import CONVENTIONS, Convention
-from utils.metrics.points import POINT_METRICS, point_scores
+from utils.metrics.points import POINT_METRICS, point_scores, point_tally
 from utils.metrics.summary import (
     LOWER_IS_BETTER,
     METRICS,
@@ -104,5 +104,6 @@ __all__ = [
     "paired_means",
     "parts_of",
     "point_scores",
+    "point_tally",
     "tally",
 ]
