@@ -9,6 +9,7 @@ between question and answer; ``time`` is when the answer came, UTC.
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import re
 import threading
@@ -90,40 +91,52 @@ class Journal:
         self._state: State | None = None
         self._answers: list[Answer] = []
         self._lines = 0
-        self._read = b""
+        self._end = 0
+        self._digest = hashlib.blake2b()  # of what stands before the end
 
     def answers(self) -> list[Answer]:
         """Return all answers, in the order in which they came; raise as `read`."""
         return self.read()[1]
 
-    def read(self) -> tuple[int, list[Answer]]:
-        """Return how often the file was seen to be edited, and all answers in their order.
+    def read(self, edits: int = 0, known: int = 0) -> tuple[int, list[Answer]]:
+        """Return how often the file was seen to be edited, and the answers in their order.
 
-        Only what is new is parsed, unless what was read before is no longer there as it was: then
-        somebody has edited the file, and all of it is. While the first number stays the same,
-        answers were only added.
+        While that number stays the same, answers were only added. What this journal added itself is
+        not read again, as long as nobody else has touched the file. If somebody has, only what is
+        new is parsed, unless what was read before is no longer there as it was: then the file was
+        edited, and all of it is.
+
+        Args:
+            edits, known: what an earlier call returned, and how many answers there were by then:
+                only the answers behind these are returned, unless the file was edited since.
 
         Raises:
             UserError: a line is damaged; names the file and the line.
         """
         with self._lock:
             state, found = read_if_changed(self.path, self._state)
-            if state == self._state:
-                return self._edits, list(self._answers)
-            if not found.startswith(self._read):
-                self._edits += 1
-                self._start_anew()
-            lines, end = whole_lines(self.path, found, len(self._read), self._is_whole)
-            new = []
-            for number, line in enumerate(lines, start=self._lines + 1):
-                if number > 1:
-                    new.append(self._parse(line, number))
-                elif line.removeprefix(BOM).removesuffix("\r") + "\n" != HEADER:
-                    raise UserError(f"{self.path}: the first line must be {HEADER.strip()}")
-            self._answers += new
-            self._lines, self._read = self._lines + len(lines), found[:end]
-            self._state = state
-            return self._edits, list(self._answers)
+            if state != self._state:
+                before = hashlib.blake2b(memoryview(found)[: self._end])
+                if len(found) < self._end or before.digest() != self._digest.digest():
+                    self._edits += 1
+                    self._start_anew()
+                self._take_up(found, self._end, state)
+            return self._edits, self._answers[known if edits == self._edits else 0 :]
+
+    def _take_up(self, found: bytes, start: int, state: State) -> None:
+        """Parse what begins at byte ``start``, and goes on behind all that was read before."""
+        lines, end = whole_lines(self.path, found, start, self._is_whole)
+        new = []
+        for number, line in enumerate(lines, start=self._lines + 1):
+            if number > 1:
+                new.append(self._parse(line, number))
+            elif line.removeprefix(BOM).removesuffix("\r") + "\n" != HEADER:
+                raise UserError(f"{self.path}: the first line must be {HEADER.strip()}")
+        self._answers += new
+        self._lines += len(lines)
+        self._end += end - start
+        self._digest.update(memoryview(found)[start:end])
+        self._state = state
 
     def append(self, answer: Answer) -> None:
         """Add an answer; when this returns, the disk holds it.
@@ -139,8 +152,12 @@ class Journal:
             if fault := _fault(answer):
                 raise UserError(f"answer to {answer.image!r}: {fault}")
         if answers:
+            lines = csv_lines(answers)
             with self._lock:
-                append_line(self.path, HEADER, csv_lines(answers), self._is_whole)
+                before, after = append_line(self.path, HEADER, lines, self._is_whole)
+                new = lines.encode()
+                if before == self._state and after.size == self._end + len(new):
+                    self._take_up(new, 0, after)
 
     def _is_whole(self, text: str) -> bool:
         """Tell whether a line is whole without its newline: its last value has one length."""

@@ -123,11 +123,10 @@ class OpenQuestions:
         An open question stays open, and wanted, until something is said of its image, or the
         journal is edited: so the last one is kept in mind, and all are counted again only then.
         """
-        edits, answers = self.journal.read()
-        new = answers[self._seen :]
+        edits, new = self.journal.read(self._edits, self._seen)
         one = self._one if edits == self._edits else None
         if one is not None and all(answer.image != one.image for answer in new):
-            self._seen = len(answers)
+            self._seen += len(new)
             return False
         return not self.list()
 
@@ -166,7 +165,7 @@ def wait_for_answers(config: Config, paths: Sequence[Path]) -> bool:
         if done():
             since = time.monotonic() if since is None else since
         elif not in_use(run.lock("annotate")):
-            _serve(config, done)
+            _serve(config, done, still.journal)
             break
         else:
             since = None
@@ -194,8 +193,8 @@ def _patient(done: Callable[[], bool]) -> Callable[[], bool]:
     return asked
 
 
-def _serve(config: Config, done: Callable[[], bool]) -> None:
+def _serve(config: Config, done: Callable[[], bool], journal: Journal) -> None:
     # Imported here: without people no server is needed.
     from active_learning.annotate.server import serve_until
 
-    serve_until(config, done)
+    serve_until(config, done, journal=journal)

@@ -13,14 +13,25 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.errors import UserError, disk_error
 
 _LONGEST = 2**16
 """Bytes, more than a line of ours has."""
 
-State = tuple[int, int, int]
-"""Of a file: its number, its size and when it was written, in ns; zeros if it is not there."""
+
+class State(NamedTuple):
+    """Of a file: its number, its size, when it was written and when changed in any way, in ns.
+
+    All are zero if it is not there. A tool that sets the time of writing back changes the last one.
+    """
+
+    number: int
+    size: int
+    written: int
+    changed: int
+
 
 IsWhole = Callable[[str], bool]
 """Tells whether a text is a whole line that lacks its newline, and not the beginning of one."""
@@ -31,7 +42,9 @@ def never(text: str) -> bool:
     return False
 
 
-def append_line(path: Path, header: str, line: str, is_whole: IsWhole = never) -> None:
+def append_line(
+    path: Path, header: str, line: str, is_whole: IsWhole = never
+) -> tuple[State, State]:
     """Put a line at the end of a file, and return when the disk holds it.
 
     Of several processes and threads that append at a time, one waits for the other.
@@ -42,6 +55,9 @@ def append_line(path: Path, header: str, line: str, is_whole: IsWhole = never) -
         line: the line, with its newline; or several, of which a kill may leave the first ones.
         is_whole: of what stands behind the last newline.
 
+    Returns:
+        The file just before, with what may have been cut off, and just after.
+
     Raises:
         UserError: the disk is full, read-only, or may not be written; nothing was appended then.
     """
@@ -51,6 +67,7 @@ def append_line(path: Path, header: str, line: str, is_whole: IsWhole = never) -
         try:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(handle, fcntl.LOCK_EX)
+            before = _state(os.fstat(handle))
             end, newline = _cut_part(handle, path, is_whole)
             try:
                 _write(handle, (newline + line if end else header + line).encode())
@@ -61,6 +78,7 @@ def append_line(path: Path, header: str, line: str, is_whole: IsWhole = never) -
                 raise
             if not end:
                 _sync_folder(path.parent)
+            return before, _state(os.fstat(handle))
         finally:
             os.close(handle)
     except OSError as error:
@@ -73,11 +91,14 @@ def read_if_changed(path: Path, before: State | None) -> tuple[State, bytes]:
     The state is older than the bytes: of what is written in between the next look tells.
     """
     try:
-        of = path.stat()
-        state = of.st_ino, of.st_size, of.st_mtime_ns
+        state = _state(path.stat())
         return state, b"" if state == before else path.read_bytes()
     except FileNotFoundError:
-        return (0, 0, 0), b""
+        return State(0, 0, 0, 0), b""
+
+
+def _state(of: os.stat_result) -> State:
+    return State(of.st_ino, of.st_size, of.st_mtime_ns, of.st_ctime_ns)
 
 
 def whole_lines(
@@ -126,6 +147,8 @@ def _cut_part(handle: int, path: Path, is_whole: IsWhole) -> tuple[int, str]:
         The size that is left, and the newline that it lacks.
     """
     size = os.fstat(handle).st_size
+    if size and os.pread(handle, 1, size - 1) == b"\n":
+        return size, ""
     tail = os.pread(handle, _LONGEST, max(0, size - _LONGEST))
     end = size - len(tail) + tail.rfind(b"\n") + 1
     if b"\n" not in tail and size > _LONGEST:

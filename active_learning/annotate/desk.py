@@ -57,13 +57,20 @@ class Desk:
     Args:
         config: the trial.
         twice, order: see `Queue`.
+        journal: that of the trial, where somebody else looks at it too; None: a new one.
 
     Raises:
         UserError: a set is missing, or all its images lie outside of the data root; or questions
             are about an image that is not there.
     """
 
-    def __init__(self, config: Config, twice: float = 0.05, order: str = "rows") -> None:
+    def __init__(
+        self,
+        config: Config,
+        twice: float = 0.05,
+        order: str = "rows",
+        journal: Journal | None = None,
+    ) -> None:
         self.config = config
         self.run = RunFolder(config.run_folder)
         train, validation = training_images(config)
@@ -72,7 +79,7 @@ class Desk:
         regions = SuperpixelCache(self.run.superpixels, config.superpixels)
         self.pictures = Pictures(samples, Path(config.data_root), regions)
         self.number = {sample.name: place for place, sample in enumerate(samples)}
-        self.queue = Queue(Journal(self.run.journal), twice, order)
+        self.queue = Queue(journal or Journal(self.run.journal), twice, order)
         # Browsers keep pictures under addresses that this makes the server's own.
         self.version = secrets.token_hex(4)
         self.errors: list[dict[str, str]] = []

@@ -250,21 +250,21 @@ class Queue:
 
     def _sync(self) -> None:
         """Take what is new in the journal, written here or elsewhere; all, if it was edited."""
-        edits, answers = self.journal.read()
+        edits, new = self.journal.read(self._edits, self._read)
         changed: dict[Pixel, None] = {}
         if edits != self._edits:
             changed = dict.fromkeys(self._rows)  # of which nothing may be said any more
             self._edits, self._read = edits, 0
             self._rows, self._standing, self._mine = {}, {}, {}
             self._skipped.clear()  # what cannot be shown even now is skipped anew
-        for answer in answers[self._read :]:
+        for answer in new:
             self._rows.setdefault(answer.pixel, []).append(answer)
             mine = self._mine.setdefault(answer.annotator, {})
             mine.pop(answer.pixel, None)
             if answer.answer != UNDO:
                 mine[answer.pixel] = None
-        changed |= dict.fromkeys(answer.pixel for answer in answers[self._read :])
-        self._read = len(answers)
+        changed |= dict.fromkeys(answer.pixel for answer in new)
+        self._read += len(new)
         for pixel in changed:
             self._standing.pop(pixel, None)
             self._standing |= standing(self._rows.get(pixel, ()))

@@ -23,6 +23,7 @@ from active_learning.annotate.web import (
     is_loopback,
     reply_json,
 )
+from active_learning.answers import Journal
 from active_learning.people import GRACE
 from config import Config
 from utils.errors import UserError
@@ -143,6 +144,7 @@ def serve_until(
     token: str | None = None,
     twice: float = 0.05,
     order: str = "rows",
+    journal: Journal | None = None,
 ) -> None:
     """Let people answer a trial's questions; return soon after ``done()`` holds.
 
@@ -155,7 +157,7 @@ def serve_until(
         host, port: where to listen; without a port `PORT`, or the next that is free.
         token: what a browser must know, needed unless only this machine can reach ``host``; None:
             the environment's ``GCO_TOKEN``.
-        twice, order: see `active_learning.annotate.queue.Queue`.
+        twice, order, journal: see `active_learning.annotate.desk.Desk`.
 
     Raises:
         UserError: the address cannot be had, a token is missing, another process serves the trial,
@@ -165,7 +167,7 @@ def serve_until(
     _check_token(host, token)
     run = RunFolder(config.run_folder)
     with held(run.lock("annotate"), f"{run.root}, its annotation server,"):
-        desk = Desk(config, twice, order)
+        desk = Desk(config, twice, order, journal)
         server = _listen(host, port, token, Site(desk).respond)
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
         thread.start()

@@ -21,8 +21,8 @@ class Memory:
         self.rows: list[Answer] = []
         self.edits = 0
 
-    def read(self) -> tuple[int, list[Answer]]:
-        return self.edits, list(self.rows)
+    def read(self, edits: int = 0, known: int = 0) -> tuple[int, list[Answer]]:
+        return self.edits, self.rows[known if edits == self.edits else 0 :]
 
     def answers(self) -> list[Answer]:
         return self.read()[1]

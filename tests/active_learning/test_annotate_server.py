@@ -295,6 +295,16 @@ def test_one_server_a_trial(trial: Config) -> None:
         server.serve_until(trial, lambda: True)
 
 
+def test_whoever_waits_and_the_server_share_a_journal(
+    trial: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, used, site = Journal(RunFolder(trial.run_folder).journal), [], server.Site
+    monkeypatch.setattr(server, "_wait", lambda done: None)
+    monkeypatch.setattr(server, "Site", lambda desk: used.append(desk.queue.journal) or site(desk))
+    server.serve_until(trial, lambda: True, journal=journal)
+    assert used == [journal]
+
+
 def test_serving_ends_when_all_is_done(trial: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "GRACE", 0.1)
     path = RunFolder(trial.run_folder).points("points", 0).with_name("questions.csv")

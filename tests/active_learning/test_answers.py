@@ -169,6 +169,69 @@ def test_a_file_that_was_damaged_for_a_while_is_read_again(tmp_path):
     assert reader.answers() == [said("f")]
 
 
+def test_what_was_appended_is_not_read_again(tmp_path, monkeypatch):
+    """A thousand answers cost their own lines, not a thousand files."""
+    read = []
+    whole, part = Path.read_bytes, os.pread
+
+    def counted(found):
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(Path, "read_bytes", lambda path: counted(whole(path)))
+    monkeypatch.setattr(os, "pread", lambda *place: counted(part(*place)))
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    journal = Journal(tmp_path / "answers.csv")
+    for count in range(1000):
+        journal.append(said("f", count))
+        assert journal.read(0, count) == (0, [said("f", count)])
+    assert sum(read) < 2 * journal.path.stat().st_size
+    assert journal.answers() == Journal(journal.path).answers()
+
+
+def set_time(path, written):
+    """Set when a file was written, once the clock that tells of it in steps has moved on."""
+    changed = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == changed:
+        os.utime(path, ns=(written, written))
+
+
+@pytest.mark.parametrize(
+    "change", ["in place", "time set back", "other file", "grown", "no newline", "part of a line"]
+)
+def test_what_others_do_between_two_answers_is_noticed(tmp_path, change):
+    path, aside = tmp_path / "answers.csv", tmp_path / "aside"
+    journal = Journal(path)
+    for count in range(3):
+        journal.append(said("f", count))
+        assert len(journal.answers()) == count + 1
+    text, written = path.read_text(), path.stat().st_mtime_ns
+    edited = text.replace(",f,", ",b,", 1)
+    if change == "in place":
+        path.write_text(edited)
+        set_time(path, written + 10**9)
+    elif change == "time set back":
+        path.write_text(edited)
+        set_time(path, written)
+    elif change == "other file":
+        aside.write_text(edited)
+        os.utime(aside, ns=(written, written))
+        aside.rename(path)
+    elif change == "grown":
+        Journal(path).append(said("s", 9))
+    else:
+        path.write_text(text[:-1] if change == "no newline" else text + "a.png,5")
+        assert len(journal.answers()) == 3
+    journal.append(said("f", 3))
+    expected = [said("b" if edited in path.read_text() else "f"), said("f", 1), said("f", 2)]
+    expected += [said("s", 9)] * (change == "grown") + [said("f", 3)]
+    edits = int(change not in ("grown", "part of a line"))
+    assert journal.read() == journal.read() == (edits, expected)
+    Journal(path).append(said("f", 4))  # after which all is compared with what was read
+    assert journal.read() == (edits, [*expected, said("f", 4)])
+    assert journal.read(0, 4)[1] == ([*expected, said("f", 4)] if edits else journal.answers()[4:])
+
+
 WRITER = """
 import sys
 from pathlib import Path

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,8 +175,9 @@ def server(monkeypatch):
     module = types.ModuleType("active_learning.annotate.server")
     module.calls = []
 
-    def serve_until(config, done):
+    def serve_until(config, done, journal):
         run = RunFolder(config.run_folder)
+        module.journal = journal
         module.calls.append(config)
         with held(run.lock("annotate"), "questions"):
             while not done():
@@ -202,6 +204,23 @@ def test_a_server_is_started_and_ends_when_all_is_answered(config, journal, serv
     assert len(journal.answers()) == 8
     assert wait_for_answers(config, paths)
     assert server.calls == [config]
+
+
+def test_what_the_server_wrote_itself_is_not_read_again(config, server, monkeypatch):
+    """Whoever waits asks twice a second whether all is answered."""
+    paths, read = questions_of(RunFolder(config.run_folder)), []
+    whole = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or whole(path))
+
+    def answer(run):
+        said_of = {one.pixel for one in server.journal.answers()}
+        asked = next(q for f in paths for q in read_questions(f) if q.pixel not in said_of)
+        server.journal.append(said("f", asked.x, image=asked.image))
+
+    server.answer = answer
+    assert wait_for_answers(config, paths)
+    assert len(server.journal.answers()) > 4
+    assert len(read) <= 1
 
 
 def test_a_server_that_runs_already_is_waited_for(config, journal, monkeypatch, server, capsys):
