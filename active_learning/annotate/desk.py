@@ -85,6 +85,7 @@ class Desk:
         self.errors: list[dict[str, str]] = []
         self._bad: set[int] = set()
         self._seen: list[tuple[Path, float, bool]] = []
+        self._asked: dict[tuple[Path, float], list[Question]] = {}
         self._looked = -math.inf
         self._lock = threading.Lock()
         self.look()
@@ -97,7 +98,11 @@ class Desk:
             files = question_files(self.run)
             seen = [(f, f.stat().st_mtime, f.with_name("points.csv").exists()) for f in files]
             if seen != self._seen:
-                self.queue.load([(self._questions(f), closed) for f, _, closed in seen])
+                self._asked = {
+                    (file, at): self._asked.get((file, at)) or self._questions(file)
+                    for file, at, _ in seen
+                }
+                self.queue.load([(self._asked[file, at], closed) for file, at, closed in seen])
                 self._seen = seen
             self._looked = time.monotonic()
 

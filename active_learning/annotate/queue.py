@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from active_learning.annotate.files import Counts, QuestionsFile, total
 from active_learning.annotate.leases import Leases
@@ -69,6 +69,7 @@ class Queue:
         self._rows: dict[Pixel, list[Answer]] = {}
         self._standing: dict[Pixel, list[Answer]] = {}
         self._mine: dict[str, dict[Pixel, None]] = {}
+        self._changeable: dict[str, dict[Pixel, None]] = {}  # those of no closed round
         self._first: dict[Pixel, str] = {}
         self._second: dict[str, dict[Pixel, Question]] = {}
         self._next: dict[str, list[Pixel]] = {}
@@ -85,6 +86,10 @@ class Queue:
             # What a closed round had in reserve may be asked by a later one.
             still_asked = {q.pixel for questions, closed in files if not closed for q in questions}
             self._closed = self._known.keys() - still_asked
+            self._changeable = {
+                who: {pixel: None for pixel in mine if pixel in still_asked}
+                for who, mine in self._mine.items()
+            }
             for questions, closed in files:
                 images = {i: [*asked, *spare] for i, (asked, spare) in by_image(questions).items()}
                 file = QuestionsFile(images, closed)
@@ -94,8 +99,7 @@ class Queue:
                 self._files.append(file)
             for pixel in self._standing:
                 self._note_second(pixel)
-            for image in list(self._skipped):  # an edit that is seen meanwhile clears it
-                self._leave_out(image)
+            self._leave_out(self._skipped)
 
     def take(self, annotator: str, count: int) -> list[Question]:
         """Give an annotator the next questions, the first of which is to be shown.
@@ -149,15 +153,14 @@ class Queue:
         with self._lock:
             self._sync()
             self._skipped.add(image)
-            self._leave_out(image)
+            self._leave_out([image])
 
     def mine(self, annotator: str, most: int) -> list[Answer]:
         """Return what stands of an annotator and may be changed, the latest first."""
         with self._lock:
             found: list[Answer] = []
-            for pixel in reversed(self._mine.get(annotator, {})):
-                if pixel in self._known and pixel not in self._closed:
-                    found += [a for a in self._standing[pixel] if a.annotator == annotator]
+            for pixel in reversed(self._changeable.get(annotator, {})):
+                found += [a for a in self._standing[pixel] if a.annotator == annotator]
                 if len(found) == most:
                     break
             return found
@@ -188,9 +191,18 @@ class Queue:
                         found[question.pixel] = (question, list(stands), file.closed)
             return list(found.values())
 
-    def _leave_out(self, image: str) -> None:
-        for pixel in [p for p in self._known if p[0] == image and p not in self._standing]:
-            self._write(UNREADABLE, pixel, CANNOT_SAY, 0.0)
+    def _leave_out(self, images: Iterable[str]) -> None:
+        """Answer "can't say" to what nobody has answered about images, in one go."""
+        asked = {
+            question.pixel: question
+            for image in images
+            for file in self._files
+            for question in file.questions.get(image, ())
+            if question.pixel not in self._standing
+        }
+        rest = (UNREADABLE, 0.0, now())
+        self.journal.extend([Answer(*p, CANNOT_SAY, q.round, *rest) for p, q in asked.items()])
+        self._sync()
 
     def _write(
         self, annotator: str, pixel: Pixel, said: str, seconds: float, request: str = ""
@@ -255,14 +267,13 @@ class Queue:
         if edits != self._edits:
             changed = dict.fromkeys(self._rows)  # of which nothing may be said any more
             self._edits, self._read = edits, 0
-            self._rows, self._standing, self._mine = {}, {}, {}
+            self._rows, self._standing, self._mine, self._changeable = {}, {}, {}, {}
             self._skipped.clear()  # what cannot be shown even now is skipped anew
         for answer in new:
             self._rows.setdefault(answer.pixel, []).append(answer)
-            mine = self._mine.setdefault(answer.annotator, {})
-            mine.pop(answer.pixel, None)
-            if answer.answer != UNDO:
-                mine[answer.pixel] = None
+            _put_last(self._mine, answer, answer.answer != UNDO)
+            changeable = answer.pixel in self._known and answer.pixel not in self._closed
+            _put_last(self._changeable, answer, changeable and answer.answer != UNDO)
         changed |= dict.fromkeys(answer.pixel for answer in new)
         self._read += len(new)
         for pixel in changed:
@@ -290,6 +301,14 @@ class Queue:
             self._sent[request] = None
         if len(self._sent) > REMEMBERED:
             del self._sent[next(iter(self._sent))]
+
+
+def _put_last(kept: dict[str, dict[Pixel, None]], answer: Answer, stands: bool) -> None:
+    """Put a pixel behind its annotator's others, or, where nothing stands, take it away."""
+    mine = kept.setdefault(answer.annotator, {})
+    mine.pop(answer.pixel, None)
+    if stands:
+        mine[answer.pixel] = None
 
 
 def _mixed(question: Question) -> float:

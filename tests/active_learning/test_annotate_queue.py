@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Sequence
 
 import hypothesis.strategies as st
 import pytest
@@ -20,6 +21,7 @@ class Memory:
     def __init__(self) -> None:
         self.rows: list[Answer] = []
         self.edits = 0
+        self.writes = 0
 
     def read(self, edits: int = 0, known: int = 0) -> tuple[int, list[Answer]]:
         return self.edits, self.rows[known if edits == self.edits else 0 :]
@@ -28,7 +30,25 @@ class Memory:
         return self.read()[1]
 
     def append(self, answer: Answer) -> None:
-        self.rows.append(answer)
+        self.extend([answer])
+
+    def extend(self, answers: Sequence[Answer]) -> None:
+        self.rows += answers
+        self.writes += bool(answers)
+
+
+class Name(str):
+    """An image's name that tells how often any was looked at."""
+
+    looks = 0
+
+    def __hash__(self) -> int:
+        Name.looks += 1
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        Name.looks += 1
+        return super().__eq__(other)
 
 
 class Clock:
@@ -307,6 +327,49 @@ def test_what_a_closed_round_had_in_reserve_may_be_answered_in_a_later_one() -> 
     assert [one.pixel for one in queue.mine("ann", 9)] == [asked_later.pixel]
     assert queue.answer("ann", asked_later.pixel, "u", 0.0)
     assert queue.take("ann", 1) == [asked_later]
+
+
+def test_what_is_closed_is_not_gone_through_at_every_reply() -> None:
+    first = [one._replace(image=Name(one.image)) for one in questions(50, 4)]
+    second = questions(1, 3, index=1)
+    queue, _ = make(first)
+    work_off(queue, "ann")
+    assert len(queue.mine("ann", 999)) == 200
+    queue.load([(first, True), (second, False)])
+    queue.answer("bob", first[0].pixel, "b", 1.0)  # a second opinion, in use like the first
+    seen = work_off(queue, "ann")
+    for edits in (0, 1):  # after an edit all is taken up anew
+        queue.journal.edits = edits
+        queue.take("ann", 1)
+        looks = Name.looks
+        assert [one.pixel for one in queue.mine("ann", 30)] == seen[::-1]
+        assert queue.mine("bob", 30) == []
+        assert Name.looks == looks
+
+
+def test_an_answer_that_another_arm_is_asked_for_too_may_be_changed_again() -> None:
+    first = questions(1, 2)
+    queue, _ = make(first)
+    work_off(queue, "ann")
+    queue.load([(first, True)])
+    assert queue.mine("ann", 9) == []
+    queue.load([(first, True), (first[:1], False)])
+    assert [one.pixel for one in queue.mine("ann", 9)] == [first[0].pixel]
+
+
+def test_the_questions_of_a_picture_are_skipped_in_one_go() -> None:
+    asked = [one._replace(image=Name(one.image)) for one in questions(100, 4)]
+    queue, _ = make(asked)
+    Name.looks = 0
+    queue.skip_image("7.png")
+    assert queue.journal.writes == 1
+    assert [row.pixel for row in queue.journal.rows] == [q.pixel for q in asked[28:32]]
+    assert Name.looks < 100
+    queue.skip_image("8.png")
+    # Asked about in the next round, too, they are skipped together.
+    queue.load([(asked, True), (questions(100, 1, index=1), False)])
+    assert {row.image for row in queue.journal.rows[8:]} == {"7.png", "8.png"}
+    assert queue.journal.writes == 3
 
 
 def test_who_reviews_shares_no_questions() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from active_learning.annotate import desk as desk_module
 from active_learning.annotate import pictures, server, web
 from active_learning.annotate.desk import Desk
 from active_learning.answers import UNREADABLE, Journal, progress, standing
@@ -336,6 +337,25 @@ def test_questions_that_come_later_are_taken_up(trial: Config, port: int) -> Non
     write_round(trial, 1, images=1, points=1)
     time.sleep(0.6)
     assert post(port, "/api/next", annotator="ann")["counts"]["wanted"] == 13
+
+
+def test_files_of_questions_are_read_once(trial: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, reader = [], desk_module.read_questions
+    monkeypatch.setattr(
+        desk_module, "read_questions", lambda path: read.append(path) or reader(path)
+    )
+    monkeypatch.setattr(desk_module, "LOOK_AGAIN", -1.0)
+    desk, run = Desk(trial), RunFolder(trial.run_folder)
+    first, second = run.questions("points", 0), run.questions("points", 1)
+    assert read == [first]
+    write_round(trial, 1, images=1, points=1)
+    assert desk.state("ann")["counts"]["wanted"] == 13
+    first.with_name("points.csv").touch()
+    assert desk.state("ann")["counts"]["wanted"] == 1
+    assert read == [first, second]
+    os.utime(second, (0, 0))  # but anew when it is another
+    desk.look()
+    assert read == [first, second, second]
 
 
 def test_questions_about_a_picture_that_is_not_there_are_told(trial: Config, port: int) -> None:
