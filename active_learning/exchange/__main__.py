@@ -4,8 +4,9 @@
     python -m active_learning.exchange --trial T --import labelstudio --from exported.json
 
 Formats: labelstudio (JSON; beside it the labelling interface), cvat (XML 1.1), points (CSV) and, in
-only, masks (a folder of ``<name>.png``). Out go all questions and all answers. In come answers to
-questions that are open; what stands, stands, and what differs from it is told.
+only, masks (a folder of ``<name>.png``). Out go all questions and all answers, in numbered parts
+where one file would be too large to come back. In come answers to questions that are open, of one
+file or several; what stands, stands, and what differs from it is told.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from utils.locks import held
 from utils.registry import look_up
 from utils.run_folder import RunFolder
 
-WRITERS: dict[str, Callable[[Path, Sequence[Task]], None]] = {
+WRITERS: dict[str, Callable[[Path, Sequence[Task]], list[Path]]] = {
     "labelstudio": label_studio.write,
     "cvat": cvat.write,
     "points": points_csv.write,
@@ -68,15 +69,16 @@ def read_masks(
 
 
 def bring_in(args: Namespace, run: RunFolder, files: Files, samples: Sequence[Sample]) -> None:
-    """Put the answers of a file into the journal, and say what fitted."""
+    """Put the answers of files into the journal, and say what fitted."""
     with held(run.lock("annotate"), f"{run.root}, answering,"):
         journal = Journal(run.journal)
         stands = standing(journal.answers())
         whose = Whose(args.annotator or args.take, always=args.annotator is not None)
         if args.take == MASKS:
-            found = read_masks(args.source, files, stands, samples, whose.name)
+            found = read_masks(args.source[0], files, stands, samples, whose.name)
         else:
-            found = look_up(READERS, args.take, "format")(args.source, Pictures(samples), whose)
+            read, pictures = look_up(READERS, args.take, "format"), Pictures(samples)
+            found = [one for path in args.source for one in read(path, pictures, whose)]
         questions = {q.pixel: q for of_file in reversed(files) for q in of_file}
         taken = take_in(found, questions, stands)
         journal.extend(taken.new)
@@ -88,7 +90,7 @@ def bring_in(args: Namespace, run: RunFolder, files: Files, samples: Sequence[Sa
 
 
 def tell(taken: Taken, stands: Standing) -> None:
-    """Print what became of the answers of a file."""
+    """Print what became of the answers of files."""
     print(f"answers taken: {len(taken.new)}")
     print(f"said again, as it stands: {taken.known}")
     print(f"not asked about: {taken.not_asked}")
@@ -112,6 +114,8 @@ def check(args: Namespace) -> None:
         look_up({**READERS, MASKS: None}, args.take, "format to import")
         if args.source is None or args.to:
             raise UserError("--import needs --from FILE, or the folder of the masks, and no --to")
+        if args.take == MASKS and len(args.source) > 1:
+            raise UserError("--import masks takes one folder: import from one after the other")
         if args.annotator is not None:
             check_annotator(args.annotator)
 
@@ -124,7 +128,8 @@ def add_arguments(parser: Any) -> None:
     flag("--to", type=Path, metavar="FILE", help="the file to write")
     told = f"one of {', '.join(READERS)}, {MASKS}"
     flag("--import", dest="take", metavar="FORMAT", help=told)
-    flag("--from", dest="source", type=Path, metavar="PATH", help="file, or folder of masks")
+    told_from = "files, or the folder of the masks"
+    flag("--from", dest="source", type=Path, nargs="+", metavar="PATH", help=told_from)
     flag("--annotator", metavar="NAME", help="whose the answers are, whatever the file says")
 
 
@@ -145,10 +150,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.export:
         stands = standing(Journal(run.journal).answers())
         tasks = make_tasks(files, stands, Pictures(samples))
-        WRITERS[args.export](args.to, tasks)
+        written = WRITERS[args.export](args.to, tasks)
         asked = [one for task in tasks for one in task.asked]
         still = sum(not one.answers for one in asked)
         print(f"{args.to}: {len(tasks)} images, {len(asked)} pixels, {still} of them open")
+        if len(written) > 1:
+            print(
+                f"in {len(written)} parts, {written[0].name} to {written[-1].name}: make each a "
+                "project of its own, and give --from what comes back of all"
+            )
     else:
         bring_in(args, run, files, samples)
     return 0

@@ -31,36 +31,52 @@ from active_learning.exchange.tasks import (
     read_mark,
     seconds_of,
     told,
+    write_parts,
 )
 from utils.errors import UserError
-from utils.files import read_up_to, write_json, write_text
+from utils.files import read_up_to, write_json
 
 ATTRIBUTES = ("annotator", "seconds", "time")
 _NOT_XML = re.compile("[^ -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write(path: Path, tasks: Sequence[Task]) -> None:
-    """Write the questions and answers as one file of annotations.
+def write(path: Path, tasks: Sequence[Task]) -> list[Path]:
+    """Write the questions and answers as annotations.
 
-    Beside it ``<name>.labels.json`` is written, for the raw editor of labels of a CVAT task.
+    Beside them ``<name>.labels.json`` is written, for the raw editor of labels of a CVAT task.
+
+    Returns:
+        The files of annotations, see `write_parts`.
 
     Raises:
         UserError: an image's name holds a character that XML has not.
     """
+    written = write_parts(path, map(_image, range(len(tasks)), tasks), _annotations)
+    write_json(path.with_suffix(".labels.json"), _labels())
+    return written
+
+
+def _annotations(images: Sequence[str]) -> str:
+    """Return a file's text, with what all images have in common."""
     root = ET.Element("annotations")
     ET.SubElement(root, "version").text = "1.1"
-    _describe(ET.SubElement(ET.SubElement(root, "meta"), "task"), len(tasks))
-    for index, task in enumerate(tasks):
-        if _NOT_XML.search(task.image):
-            raise UserError(f"image {task.image!r}: XML cannot hold this name: rename the file")
-        size = {"width": str(task.width), "height": str(task.height)}
-        image = ET.SubElement(root, "image", {"id": str(index), "name": task.image, **size})
-        for asked in task.asked:
-            for answer in asked.answers or (None,):
-                _point(image, asked, answer)
+    _describe(ET.SubElement(ET.SubElement(root, "meta"), "task"), len(images))
     ET.indent(root)
-    write_text(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, "unicode"))
-    write_json(path.with_suffix(".labels.json"), _labels())
+    head = ET.tostring(root, "unicode").removesuffix("</annotations>")
+    body = "".join(f"  {image}\n" for image in images)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{head}{body}</annotations>'
+
+
+def _image(index: int, task: Task) -> str:
+    if _NOT_XML.search(task.image):
+        raise UserError(f"image {task.image!r}: XML cannot hold this name: rename the file")
+    size = {"width": str(task.width), "height": str(task.height)}
+    image = ET.Element("image", {"id": str(index), "name": task.image, **size})
+    for asked in task.asked:
+        for answer in asked.answers or (None,):
+            _point(image, asked, answer)
+    ET.indent(image, level=1)
+    return ET.tostring(image, "unicode")
 
 
 def _describe(task: ET.Element, images: int) -> None:

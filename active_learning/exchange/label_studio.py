@@ -34,9 +34,10 @@ from active_learning.exchange.tasks import (
     read_mark,
     seconds_of,
     told,
+    write_parts,
 )
 from utils.errors import UserError
-from utils.files import read_up_to, write_json, write_text
+from utils.files import read_up_to, write_text
 
 KIND = "keypointlabels"
 LOCAL_FILES = "/data/local-files/?d="
@@ -60,10 +61,16 @@ def percent(place: int, size: int) -> float:
     return 100 * (place + 0.5) / size
 
 
-def write(path: Path, tasks: Sequence[Task]) -> None:
-    """Write tasks, and beside them, as ``<name>.config.xml``, the labelling interface."""
-    write_json(path, [_task(task) for task in tasks])
+def write(path: Path, tasks: Sequence[Task]) -> list[Path]:
+    """Write tasks, one a line; beside them, as ``<name>.config.xml``, the labelling interface.
+
+    Returns:
+        The files of tasks, see `write_parts`.
+    """
+    texts = (json.dumps(_task(task), ensure_ascii=False) for task in tasks)
+    written = write_parts(path, texts, lambda part: "[\n" + ",\n".join(part) + "\n]\n")
     write_text(path.with_suffix(".config.xml"), LABELLING)
+    return written
 
 
 def _task(task: Task) -> dict[str, Any]:

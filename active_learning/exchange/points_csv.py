@@ -21,11 +21,12 @@ from active_learning.exchange.tasks import (
     annotator_of,
     seconds_of,
     told,
+    write_parts,
 )
 from datasets.points import COLUMNS
 from utils.errors import UserError
 from utils.files import read_up_to
-from utils.tables import read_rows, write_rows
+from utils.tables import csv_lines, read_rows
 
 MORE = ("annotator", "seconds", "time")
 TEXTS = {answer: str(label) for answer, label in LABELS.items()} | {CANNOT_SAY: "s", "": ""}
@@ -34,17 +35,25 @@ TEXTS = {answer: str(label) for answer, label in LABELS.items()} | {CANNOT_SAY: 
 _ANSWERS = {text: answer for answer, text in TEXTS.items()}
 
 
-def write(path: Path, tasks: Sequence[Task]) -> None:
-    """Write a row for each answer, and one for each pixel without any."""
-    rows: list[dict[str, Any]] = []
-    for task in tasks:
-        for asked in task.asked:
-            row = {"image": task.image, "x": asked.x, "y": asked.y, "round": asked.round}
-            rows += [
-                {**row, "label": TEXTS[a.answer], **{name: getattr(a, name) for name in MORE}}
-                for a in asked.answers
-            ] or [row]
-    write_rows(path, (*COLUMNS, *MORE), rows)
+def write(path: Path, tasks: Sequence[Task]) -> list[Path]:
+    """Write a row for each answer, and one for each pixel without any.
+
+    Returns:
+        The files, see `write_parts`.
+    """
+    header = csv_lines([(*COLUMNS, *MORE)])
+    return write_parts(path, map(_rows, tasks), lambda part: header + "".join(part))
+
+
+def _rows(task: Task) -> str:
+    rows: list[tuple[Any, ...]] = []
+    for asked in task.asked:
+        place = (task.image, asked.x, asked.y)
+        rows += [
+            (*place, TEXTS[a.answer], asked.round, *(getattr(a, name) for name in MORE))
+            for a in asked.answers
+        ] or [(*place, "", asked.round, *("" for _ in MORE))]
+    return csv_lines(rows)
 
 
 def read(path: Path, pictures: Pictures, whose: Whose) -> list[Found]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from active_learning.answers import (
@@ -23,6 +24,7 @@ from active_learning.questions import Pixel, Question
 from datasets.images import image_size
 from datasets.index import IMAGES_FOLDER, Sample
 from utils.errors import UserError
+from utils.files import write_text
 
 MARKS = {FOREGROUND: "Foreground", BACKGROUND: "Background", CANNOT_SAY: "Can't say"}
 """What an answer is called in other tools."""
@@ -38,6 +40,9 @@ COLOURS = dict(zip(ANSWERS, ("#ffb000", "#3b6fd4", "#808080", "#d55e00"), strict
 
 MOST_BYTES = 2**28
 """Of a file that is read."""
+
+MOST_WRITTEN = MOST_BYTES // 4
+"""Of a file that is written: other tools send it back with much of their own in it."""
 
 _UPLOAD = re.compile(r"[0-9a-f]{8}-")
 
@@ -177,6 +182,37 @@ def make_tasks(
         size = pictures.size(image)
         tasks.append(Task(image, pictures.path(image), *size, tuple(asked.values())))
     return tasks
+
+
+def write_parts(
+    path: Path, texts: Iterable[str], whole: Callable[[Sequence[str]], str]
+) -> list[Path]:
+    """Write tasks to a file, or to several where one could not be read again.
+
+    Args:
+        path: the file; of several, ``<name>_1`` is the first.
+        texts: a text for each task. None is divided.
+        whole: makes a file's text of some of these.
+
+    Returns:
+        The files, none of more than `MOST_WRITTEN` bytes and a little, unless it is of one task.
+    """
+    parts: list[list[str]] = [[]]
+    size = 0
+    for text in texts:
+        # A name that is not UTF-8 is refused, and what to do is told, when it is written.
+        length = len(text.encode(errors="surrogatepass"))
+        if parts[-1] and size + length > MOST_WRITTEN:
+            parts.append([])
+            size = 0
+        parts[-1].append(text)
+        size += length
+    paths = [path]
+    if len(parts) > 1:
+        paths = [path.with_stem(f"{path.stem}_{number}") for number in range(1, len(parts) + 1)]
+    for file, part in zip(paths, parts, strict=True):
+        write_text(file, whole(part))
+    return paths
 
 
 def by_opinion(task: Task) -> Iterator[tuple[str, list[tuple[Asked, Answer]]]]:

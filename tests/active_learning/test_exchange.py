@@ -19,7 +19,15 @@ import active_learning.__main__ as asking
 from active_learning.answers import Answer, Journal, label_of, progress, standing
 from active_learning.exchange import cvat, label_studio, points_csv
 from active_learning.exchange.__main__ import SHOWN, main, tell
-from active_learning.exchange.tasks import Found, Pictures, Taken, Whose, pixel_of, take_in
+from active_learning.exchange.tasks import (
+    Found,
+    Pictures,
+    Taken,
+    Whose,
+    pixel_of,
+    take_in,
+    write_parts,
+)
 from active_learning.kappa import pairwise
 from active_learning.questions import Question, read_questions, write_questions
 from config import Config
@@ -110,6 +118,43 @@ def test_round_trip(trial: RunFolder, tmp_path: Path, name: str) -> None:
     assert pairwise(after) == pairwise(before)
     progress_of = [progress(of_file, after) for of_file in questions_of(trial)]
     assert progress_of == [progress(of_file, before) for of_file in questions_of(trial)]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_would_be_too_large_to_come_back_goes_out_in_parts(
+    trial: RunFolder, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    answer(trial)
+    before, file = stands(trial), tmp_path / "out.file"
+    run_main(trial, "--export", name, "--to", file)
+    most = file.stat().st_size // 2
+    file.unlink()
+    monkeypatch.setattr("active_learning.exchange.tasks.MOST_WRITTEN", most)
+    for module in (label_studio, cvat, points_csv):
+        monkeypatch.setattr(module, "MOST_BYTES", 2 * most)
+    capsys.readouterr()
+    run_main(trial, "--export", name, "--to", file)
+    written = sorted(tmp_path.glob("out_*.file"))
+    assert [part.name for part in written] == [f"out_{n}.file" for n in range(1, len(written) + 1)]
+    assert f"in {len(written)} parts, out_1.file to" in capsys.readouterr().out
+    assert 1 < len(written) <= len(SIZES)
+    assert not file.exists()
+    trial.journal.unlink()
+    run_main(trial, "--import", name, "--from", *written)
+    assert stands(trial) == before
+    file.write_bytes(b" " * (2 * most + 1))
+    with pytest.raises(UserError, match="split it"):
+        run_main(trial, "--import", name, "--from", file)
+
+
+def test_parts_are_filled_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("active_learning.exchange.tasks.MOST_WRITTEN", 4)
+    texts = ["é", "bb", "cc", "d", "an image's own", "e"]  # é is two bytes
+    written = write_parts(tmp_path / "out.txt", texts, " ".join)
+    assert [part.read_text() for part in written] == ["é bb", "cc d", "an image's own", "e"]
+    assert write_parts(tmp_path / "out.txt", [], " ".join) == [tmp_path / "out.txt"]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -506,6 +551,7 @@ def test_names_that_xml_cannot_hold(tmp_path: Path) -> None:
         (["--export", "masks", "--to", "x"], "unknown format to export 'masks'"),
         (["--import", "cvta", "--from", "x"], "did you mean 'cvat'"),
         (["--import", "cvat"], "--import needs --from"),
+        (["--import", "masks", "--from", "x", "y"], "masks takes one folder"),
         (["--import", "cvat", "--from", "nothing.xml"], "no such file"),
         (["--import", "cvat", "--from", "."], "a folder where a file"),
         (["--import", "points", "--from", "nothing.csv"], "no such file"),
