@@ -47,6 +47,8 @@ from utils.run_folder import RunFolder
 ROOT = Path(__file__).resolve().parent.parent
 POINTS = 10
 APPENDED = 200
+EARLIER = "earlier.png"
+"""The image of the answers that are there before; nothing is asked about it any more."""
 
 
 class Annotator(threading.Thread):
@@ -111,6 +113,14 @@ def make_trial(folder: Path, images: int) -> tuple[Config, int]:
     return config, len(questions)
 
 
+def answer_before(config: Config, count: int, annotators: int) -> None:
+    """Put answers of the same annotators into the journal, as of rounds long closed."""
+    names, when = [f"annotator {i}" for i in range(annotators)], now()
+    Journal(RunFolder(config.run_folder).journal).extend(
+        [Answer(EARLIER, x, 0, "f", 0, names[x % annotators], 1.0, when) for x in range(count)]
+    )
+
+
 def answer_all(config: Config, annotators: int) -> tuple[list[Annotator], float]:
     """Start the server, have all questions answered, and end it; return by whom, and seconds."""
     command = [sys.executable, "-m", "active_learning.annotate", "--trial", config.trial]
@@ -140,8 +150,9 @@ def answer_all(config: Config, annotators: int) -> tuple[list[Annotator], float]
 
 
 def compare(config: Config, people: Sequence[Annotator]) -> dict[str, int]:
-    """Compare the journal with what was acknowledged."""
-    rows = Journal(RunFolder(config.run_folder).journal).answers()
+    """Compare the journal, without what was there before, with what was acknowledged."""
+    every = Journal(RunFolder(config.run_folder).journal).answers()
+    rows = [row for row in every if row.image != EARLIER]
     kept = Counter((row.annotator, row.pixel) for row in rows)
     told = Counter((person.name, pixel) for person in people for pixel in person.told)
     by_pixel = Counter(row.pixel for row in rows)
@@ -153,6 +164,7 @@ def compare(config: Config, people: Sequence[Annotator]) -> dict[str, int]:
         "doubled": again + sum(count > 2 for count in by_pixel.values()),
         "asked_twice_on_purpose": sum(count == 2 for count in by_pixel.values()),
         "pixels": len(by_pixel),
+        "answered_before": len(every) - len(rows),
     }
 
 
@@ -170,12 +182,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotators", type=int, default=8)
     parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--answered", type=int, default=0, help="answers that are there before")
     parser.add_argument("--out", type=Path, help="JSON to write")
     parser.add_argument("--folder", type=Path, help="where the trial is made (default: temporary)")
     args = parser.parse(argv)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         config, questions = make_trial(folder, args.images)
+        answer_before(config, args.answered, args.annotators)
         people, took = answer_all(config, args.annotators)
         found = compare(config, people)
         seconds = np.concatenate([person.seconds for person in people]) * 1000

@@ -12,11 +12,12 @@ from utils.run_folder import RunFolder
 
 def test_eight_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    flags = ["--images", "8", "--out", str(out), "--folder", str(tmp_path)]
+    flags = ["--images", "8", "--answered", "100", "--out", str(out), "--folder", str(tmp_path)]
     assert benchmark.main(flags) == 0
     found = json.loads(out.read_text())
     assert found["lost"] == found["doubled"] == 0
     assert found["pixels"] == found["about"]["questions"] > 50
+    assert found["answered_before"] == 100
     assert found["acknowledged"] == found["in_journal"]
     assert found["in_journal"] == found["pixels"] + found["asked_twice_on_purpose"]
 
