@@ -26,9 +26,10 @@ from active_learning.self_training import Taught, Teacher, look_size
 from active_learning.validation import Estimate, Latest, Validation
 from config import Config
 from datasets.augment import Augmentation
-from datasets.cache import ResizedImages, ResizedMasks, native_sizes
+from datasets.cache import ResizedImages, ResizedMasks
 from datasets.checked import require_checked
 from datasets.groups import images_apart, list_groups
+from datasets.images import native_sizes
 from datasets.index import Sample
 from datasets.points import read_answers
 from datasets.round_labels import class_weights, read_point_labels
@@ -77,8 +78,9 @@ def make_validation(
         masks = ResizedMasks(samples, config.size, config.cache_mb, "validation")
         labels: Labels = MaskLabels(masks)
     else:
-        answers = read_answers([run.validation_points], samples, run.ledger)
-        labels = PointLabels(answers, native_sizes(samples), config.size)
+        sizes = native_sizes(samples)
+        answers = read_answers([run.validation_points], samples, run.ledger, sizes)
+        labels = PointLabels(answers, sizes, config.size)
     pieces = images_apart(samples, config.grouped, config.at_a_time)
     return Validation(images, labels, pieces, config.at_a_time)
 
@@ -151,14 +153,19 @@ class Trainer(Learner):
         self.best, self.latest = math.inf, Latest(config.keep_within)
         self._build()
 
-    def _labels(self, samples: Sequence[Sample], size: int) -> Labels:
+    def _labels(
+        self, samples: Sequence[Sample], size: int, known: PointLabels | None = None
+    ) -> Labels:
+        """Return the labels on a size x size grid; ``known``: the points on another one."""
         config = self.config
         if self.arm == "dense":
             return MaskLabels(ResizedMasks(samples, size, config.cache_mb, "training"))
         mode, regions = config.label_mode, config.superpixels
-        return read_point_labels(self.run, self.arm, self.round, samples, size, mode, regions)
+        return read_point_labels(
+            self.run, self.arm, self.round, samples, size, mode, regions, known
+        )
 
-    def _make_teacher(self, labels: Labels) -> Teacher:
+    def _make_teacher(self, labels: PointLabels) -> Teacher:
         config, run = self.config, self.run
         before = config.trained_before(self.round)
         earlier = None if before is None else run.snapshots(self.arm, before, self.member)
@@ -171,10 +178,11 @@ class Trainer(Learner):
         own = self.snapshots if self.knows_more else None
         count = config.at_a_time
         images, samples = self.images, self.images.samples
-        size = look_size(samples, config)
+        size = look_size(labels.sizes, config)
         if size != images.size:
             # Read from disk whenever they are looked at: memory is for what every epoch reads.
-            images, labels = ResizedImages(samples, size, 0, ""), self._labels(samples, size)
+            images = ResizedImages(samples, size, 0, "")
+            labels = self._labels(samples, size, labels)
         pieces = images_apart(samples, config.grouped, count)
         return Teacher(images, labels, pieces, count, own, earlier, Taught.of(config))
 

@@ -15,8 +15,9 @@ from active_learning.questions import (
     untold,
     write_questions,
 )
+from datasets.images import native_sizes
 from datasets.index import Sample
-from datasets.points import Point, check_points, read_points, write_points
+from datasets.points import Point, check_points, named_sizes, read_points, write_points
 from utils.errors import UserError
 
 NONE = np.empty((0, 2), np.int64)
@@ -65,10 +66,11 @@ def untold_pixels(
         samples: the images.
     """
     found: dict[str, list[Question]] = {sample.name: [] for sample in samples}
-    for path, points in files:
-        if path.exists():
-            for question in untold(read_checked(path, samples), read_points(points)):
-                found[question.image].append(question)
+    there = [pair for pair in files if pair[0].exists()]
+    sizes = native_sizes(samples) if there else []
+    for path, points in there:
+        for question in untold(read_checked(path, samples, sizes), read_points(points)):
+            found[question.image].append(question)
     return [_pixels(questions) for questions in found.values()]
 
 
@@ -100,14 +102,17 @@ def answer_questions(path: Path, samples: Sequence[Sample], oracle: Oracle, to: 
     write_points(to, points, oracle.people)
 
 
-def read_checked(path: Path, samples: Sequence[Sample]) -> list[Question]:
-    """Read a questions file that must fit the images.
+def read_checked(
+    path: Path, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]] | None = None
+) -> list[Question]:
+    """Read a questions file that must fit the images, whose sizes are read if they are not given.
 
     Raises:
         UserError: it is missing or damaged, or asks about another image or a pixel outside of one.
     """
     questions = read_questions(path)
-    check_points([Point(q.image, q.x, q.y, 0, q.round) for q in questions], samples, path)
+    points = (Point(q.image, q.x, q.y, 0, q.round) for q in questions)
+    check_points(points, named_sizes(samples, sizes), path)
     return questions
 
 

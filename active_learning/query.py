@@ -29,7 +29,8 @@ from active_learning.people import HumanOracle
 from active_learning.selection import Choice, grid_pixels, random_pixels
 from active_learning.spending import CAP, spend
 from config import Config
-from datasets.cache import ResizedImages, native_sizes
+from datasets.cache import ResizedImages
+from datasets.images import native_sizes
 from datasets.index import Sample
 from datasets.points import read_answers
 from datasets.superpixels import SuperpixelCache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from active_learning.agreement import agree, gathered
 from active_learning.cutting import by_colours, cut, overlap
 from config import Config
 from datasets.augment import resize
-from datasets.cache import ResizedImages, native_sizes
-from datasets.index import Sample
+from datasets.cache import ResizedImages
 from datasets.training import Labels
 from models.mean_maps import enlarged, mean_maps
 from models.saliency_net import SaliencyNet
@@ -70,17 +69,21 @@ class Taught:
         )
 
 
-def look_size(samples: Sequence[Sample], config: Config) -> int:
+def look_size(sizes: Iterable[tuple[int, int]], config: Config) -> int:
     """Return the side of the images that pseudo labels are made of, in pixels.
 
     With ``pseudo_finer`` it is as large as networks look at them, and as sets that are not large
     are cut; but no larger than the largest picture is. Else, and at least, it is that of the images
     that a training sees.
+
+    Args:
+        sizes: (width, height) of the pictures.
+        config: the settings.
     """
     if not config.pseudo_finer:
         return config.size
     size = max(enlarged(config.size, config.pseudo_scale), CUT_SIZES[0])
-    largest = max(map(max, native_sizes(samples)), default=size)
+    largest = max(map(max, sizes), default=size)
     return max(min(size, largest), config.size)
 
 

@@ -32,9 +32,9 @@ from active_learning.self_training import Taught, Teacher, look_size
 from benchmarks.label_arms import ARMS
 from benchmarks.pseudo_labels import FAR, evenly_spaced, faults_of
 from config import Config
-from datasets.cache import ResizedImages, ResizedMasks, native_sizes
+from datasets.cache import ResizedImages, ResizedMasks
 from datasets.groups import images_together
-from datasets.images import read_mask
+from datasets.images import native_sizes, read_mask
 from datasets.index import Sample
 from datasets.points import read_answers
 from datasets.superpixels import SuperpixelCache
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = Asked(config, args.images, choose_machine(config.device, config.precision))
     together = images_together(asked.samples, config.grouped)
     taught = dataclasses.replace(Taught.of(config), trust=0.0)
-    size = look_size(asked.samples, config)
+    size = look_size(asked.sizes, config)
     images = ResizedImages(asked.samples, size, config.cache_mb, "training")
     no_folder = asked.run.root / "no such folder"
     lines = []

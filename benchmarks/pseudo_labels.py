@@ -29,6 +29,7 @@ from active_learning.self_training import Taught, Teacher, look_size
 from datasets.augment import resize
 from datasets.cache import ResizedImages, ResizedMasks
 from datasets.groups import images_together
+from datasets.images import native_sizes
 from datasets.round_labels import read_point_labels
 from datasets.training import Labels
 from utils import settings
@@ -145,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = RunFolder(config.run_folder)
     samples = settings.training_images(config)[0]
     taught = dataclasses.replace(Taught.of(config), agree=True, colours=True, cut=True)
-    size = look_size(samples, config)
+    size = look_size(native_sizes(samples), config)
     points = read_point_labels(
         run, "points", args.round, samples, size, config.label_mode, config.superpixels
     )

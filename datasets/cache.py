@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from datasets.augment import resize
-from datasets.images import image_size, read_image, read_mask
+from datasets.images import read_image, read_mask
 from datasets.index import Sample
 from utils.background import in_background
 from utils.cores import core_count
@@ -64,12 +64,6 @@ class ResizedMasks:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.decode(index) if self.cache is None else self.cache[index].numpy()
-
-
-def native_sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
-    """Return each image's own (width, height)."""
-    with ThreadPoolExecutor(core_count()) as pool:
-        return list(pool.map(lambda sample: image_size(sample.image), samples))
 
 
 def _decode_all(

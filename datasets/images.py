@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from datasets.index import Sample
+from utils.cores import core_count
 from utils.errors import UserError
 from utils.files import atomic_path
 
@@ -117,6 +120,12 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return (height, width) if _orientation(image, path) >= 5 else (width, height)
 
     return _opened(path, measure)
+
+
+def native_sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Return each image's own (width, height)."""
+    with ThreadPoolExecutor(core_count()) as pool:
+        return list(pool.map(lambda sample: image_size(sample.image), samples))
 
 
 def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:

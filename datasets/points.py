@@ -9,8 +9,9 @@ columns ``annotator`` and ``seconds`` follow; here they are not read.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.images import image_size
+from datasets.images import native_sizes
 from datasets.index import Sample
 from utils.errors import UserError, closest
 from utils.tables import read_rows, write_rows
@@ -85,38 +86,40 @@ def read_points(path: Path) -> list[Point]:
     return points
 
 
-def check_points(points: Iterable[Point], samples: Iterable[Sample], path: Path) -> None:
+def check_points(
+    points: Iterable[Point], sizes: Mapping[str, tuple[int, int] | None], path: Path
+) -> None:
     """Check that every point lies in an image of the set.
 
     Args:
         points: all points of ``path``, in the order of its lines.
-        samples: images of the set.
+        sizes: (width, height) of the set's images, by name; None: where in such an image its points
+            lie is not checked.
         path: the points file.
 
     Raises:
         UserError: an unknown image, or a point outside its image; names the file and the line.
     """
-    known = {sample.name: sample for sample in samples}
-    sizes: dict[str, tuple[int, int]] = {}
     for line, point in enumerate(points, start=2):
-        if point.image not in known:
-            raise UserError(
-                f"{path}, line {line}: image '{point.image}' is not among the {len(known)} images "
-                "of this split: put back pictures that were renamed or removed since the trial "
-                f"began, and take away those that were added{closest(point.image, known)}"
-            )
         if point.image not in sizes:
-            sizes[point.image] = image_size(known[point.image].image)
-        width, height = sizes[point.image]
-        if not (0 <= point.x < width and 0 <= point.y < height):
+            raise UserError(
+                f"{path}, line {line}: image '{point.image}' is not among the {len(sizes)} images "
+                "of this split: put back pictures that were renamed or removed since the trial "
+                f"began, and take away those that were added{closest(point.image, sizes)}"
+            )
+        size = sizes[point.image]
+        if size is not None and not (0 <= point.x < size[0] and 0 <= point.y < size[1]):
             raise UserError(
                 f"{path}, line {line}: point ({point.x}, {point.y}) lies outside {point.image} "
-                f"({width} x {height} pixels): mend or delete the line"
+                f"({size[0]} x {size[1]} pixels): mend or delete the line"
             )
 
 
 def read_answers(
-    paths: Sequence[Path], samples: Sequence[Sample], ledger: Path | None = None
+    paths: Sequence[Path],
+    samples: Sequence[Sample],
+    ledger: Path | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
 ) -> list[np.ndarray]:
     """Read points files and check them against the images, and the questions beside them.
 
@@ -124,6 +127,7 @@ def read_answers(
         paths: a file a round.
         samples: the images.
         ledger: every pixel that was ever told, in the form of a points file; None: unknown.
+        sizes: the images' own (width, height), where they are known; None: they are read.
 
     Returns:
         The points of each sample, int64 (K, 3) of x, y, label, in the order of the files.
@@ -131,11 +135,14 @@ def read_answers(
     Raises:
         UserError: as for `read_rounds` and `answers_of`.
     """
-    return answers_of(read_rounds(paths, samples, ledger), samples)
+    return answers_of(read_rounds(paths, samples, ledger, sizes), samples)
 
 
 def read_rounds(
-    paths: Iterable[Path], samples: Sequence[Sample], ledger: Path | None = None
+    paths: Iterable[Path],
+    samples: Sequence[Sample],
+    ledger: Path | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
 ) -> dict[Path, list[Point]]:
     """Read points files as `read_answers` does; return the points of each.
 
@@ -143,11 +150,13 @@ def read_rounds(
         UserError: as for `read_points` and `check_points`; or a file lacks answers to its round's
             questions.
     """
+    of_name = named_sizes(samples, sizes)
+    told = functools.cache(lambda: _told(ledger))
     rounds: dict[Path, list[Point]] = {}
     for path in paths:
         rounds[path] = read_points(path)
-        check_points(rounds[path], samples, path)
-        _require_whole(path, rounds[path], ledger)
+        check_points(rounds[path], of_name, path)
+        _require_whole(path, rounds[path], told)
     return rounds
 
 
@@ -172,7 +181,27 @@ def answers_of(rounds: Mapping[Path, list[Point]], samples: Sequence[Sample]) ->
     return answers
 
 
-def _require_whole(path: Path, points: Sequence[Point], ledger: Path | None) -> None:
+def named_sizes(
+    samples: Sequence[Sample], sizes: Sequence[tuple[int, int]] | None = None
+) -> dict[str, tuple[int, int]]:
+    """Return the (width, height) of images by name, from their files where it is not known."""
+    sizes = native_sizes(samples) if sizes is None else sizes
+    return dict(zip((sample.name for sample in samples), sizes, strict=True))
+
+
+_TextPixel = tuple[str, str, str]
+
+
+def _told(ledger: Path | None) -> set[_TextPixel] | None:
+    """Return the pixels that a ledger says were told, None where there is no ledger."""
+    if ledger is None or not ledger.exists():
+        return None
+    return {(point.image, str(point.x), str(point.y)) for point in read_points(ledger)}
+
+
+def _require_whole(
+    path: Path, points: Sequence[Point], told: Callable[[], set[_TextPixel] | None]
+) -> None:
     """Raise `UserError` if a points file lacks what its round's questions were answered with.
 
     Where there is a reserve somebody may have been unable to tell, and the ledger says what was
@@ -186,10 +215,10 @@ def _require_whole(path: Path, points: Sequence[Point], ledger: Path | None) -> 
     asked = [((row["image"], row["x"], row["y"]), row["reserve"] == "1") for row in rows]
     had = {(point.image, str(point.x), str(point.y)) for point in points}
     if any(reserve for _, reserve in asked):
-        if ledger is None or not ledger.exists():
+        pixels = told()
+        if pixels is None:
             return
-        told = {(point.image, str(point.x), str(point.y)) for point in read_points(ledger)}
-        missing = {pixel for pixel in _expected(asked, told)[-1:] if pixel not in had}
+        missing = {pixel for pixel in _expected(asked, pixels)[-1:] if pixel not in had}
     else:
         missing = {pixel for pixel, _ in asked if pixel not in had}
     if missing:
@@ -200,10 +229,9 @@ def _require_whole(path: Path, points: Sequence[Point], ledger: Path | None) -> 
         )
 
 
-_Asked = tuple[tuple[str, str, str], bool]
-
-
-def _expected(asked: Sequence[_Asked], told: AbstractSet[tuple[str, str, str]]) -> list[tuple]:
+def _expected(
+    asked: Sequence[tuple[_TextPixel, bool]], told: AbstractSet[_TextPixel]
+) -> list[_TextPixel]:
     """Return the pixels of some questions that are told and used, in order."""
     wanted = Counter(pixel[0] for pixel, reserve in asked if not reserve)
     found = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from datasets.cache import native_sizes
+from datasets.images import native_sizes
 from datasets.index import Sample
 from datasets.points import read_answers, read_points
 from datasets.superpixels import SuperpixelCache, read_label_map, spread
@@ -21,6 +21,7 @@ def read_point_labels(
     size: int,
     mode: str,
     superpixels: int,
+    known: PointLabels | None = None,
 ) -> PointLabels:
     """Return the points of rounds 0..last_round, on a size x size grid.
 
@@ -33,12 +34,16 @@ def read_point_labels(
         mode: what an answer labels: ``pixel``, ``region`` (its superpixel) or ``region_mask`` (the
             mask inside its superpixel, a leak).
         superpixels: an image, about; for regions.
+        known: the same points on another grid, so that answers and images are not read again.
 
     Raises:
         UserError: a file of points or labels is missing, damaged, or does not fit the images.
     """
-    of_image = read_answers(run.answers(arm, last_round + 1), samples, run.ledger)
-    sizes = native_sizes(samples)
+    if known is None:
+        sizes = native_sizes(samples)
+        of_image = read_answers(run.answers(arm, last_round + 1), samples, run.ledger, sizes)
+    else:
+        of_image, sizes = known.points, known.sizes
     maps = None
     if mode == "region":
         regions = SuperpixelCache(run.superpixels, superpixels)

@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.images import read_image, read_mask
 from datasets.index import Sample, list_sets
-from datasets.points import Point, by_image, check_points, read_points
+from datasets.points import Point, by_image, check_points, named_sizes, read_points
 from datasets.superpixels import spread
 from utils.errors import UserError
 from utils.pictures import SheetRow, draw_sheet
@@ -59,9 +59,11 @@ def read_sheet(samples: Sequence[Sample], numbers: Path, answers: Path) -> list[
     """
     by_name = {sample.name: sample for sample in samples}
     points = read_points(answers)
-    check_points(points, samples, answers)
     try:
-        return [_row(stored, by_name, points) for stored in _stored_rows(numbers)]
+        rows = _stored_rows(numbers)
+        shown = [by_name[str(stored["name"])] for stored in rows]
+        check_points(points, dict.fromkeys(by_name) | named_sizes(shown), answers)
+        return [_row(*row, points) for row in zip(rows, shown, strict=True)]
     except (UserError, MemoryError):
         raise
     except Exception as error:
@@ -85,10 +87,7 @@ def _stored_rows(numbers: Path) -> list[dict[str, np.ndarray]]:
         ]
 
 
-def _row(
-    stored: dict[str, np.ndarray], by_name: dict[str, Sample], points: Sequence[Point]
-) -> SheetRow:
-    sample = by_name[str(stored["name"])]
+def _row(stored: dict[str, np.ndarray], sample: Sample, points: Sequence[Point]) -> SheetRow:
     new = by_image(points, [sample.name])[0]
     labels = spread(np.concatenate([stored["known"], new]), stored["regions"])
     mask = read_mask(sample.mask) if sample.mask.exists() else None

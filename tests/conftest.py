@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
+from datasets import images
 from datasets.sample import make_sample
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +47,22 @@ def tiny(sample_root: Path, tmp_path: Path) -> list[str]:
         *("--retrain", "0"),
         *("--validation_fraction", "0.2", "--device", "cpu", "--average", "0.5"),
     ]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files whose size as a picture has been read since, whoever did so."""
+    found: list[str] = []
+    size_of = images.image_size
+
+    def counted(path: str | os.PathLike[str]) -> tuple[int, int]:
+        found.append(Path(path).name)
+        return size_of(path)
+
+    for module in list(sys.modules.values()):
+        if vars(module).get("image_size") is size_of:
+            monkeypatch.setattr(module, "image_size", counted)
+    return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,13 +15,15 @@ import active_learning.__main__ as asking
 import active_learning.self_training as self_training
 import train
 from active_learning.self_training import Taught, Teacher
-from datasets.cache import ResizedImages, native_sizes
+from datasets.cache import ResizedImages
+from datasets.images import native_sizes
 from datasets.training import Batch
 from losses.objective import Objective
 from losses.supervision import Supervision
-from tests.small_trials import config_of, flag, run_of, run_rounds, weights
+from tests.small_trials import ask_round, config_of, flag, run_of, run_rounds, weights
 from utils.errors import UserError
 from utils.schedule import cyclic_cosine
+from utils.settings import training_images
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -96,6 +98,20 @@ def test_the_teacher_sees_the_pictures_own_detail(tiny: list[str]) -> None:
     asking.main(coarse)
     trainer = train.Trainer(config_of(coarse), "points", 0)
     assert trainer.teacher.images is trainer.images
+
+
+def test_each_picture_is_measured_once_for_all_rounds_and_both_grids(
+    tiny: list[str], measured: list[str]
+) -> None:
+    flags = [*tiny, "--rounds", "4", "--points_per_image", "8", "--no-warm_start"]
+    config = config_of(flags)
+    for index in range(4):
+        ask_round(config, "random", index)
+    measured.clear()
+    trainer = train.Trainer(config, "random", 3)
+    assert trainer.teacher.images.size > trainer.images.size
+    own, held_out = training_images(config)
+    assert sorted(measured) == sorted(sample.name for sample in [*own, *held_out])
 
 
 @pytest.mark.parametrize("alone", [True, False])

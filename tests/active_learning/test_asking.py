@@ -16,7 +16,7 @@ from active_learning.query import Pool
 from active_learning.questions import by_image, read_questions, untold, write_questions
 from active_learning.rounds import answer_round, choose_round
 from config import Config
-from datasets.cache import native_sizes
+from datasets.images import native_sizes
 from datasets.points import read_answers, read_points
 from datasets.round_labels import read_point_labels
 from tests.small_trials import ask_round
@@ -254,3 +254,14 @@ def test_reserves_of_small_images_end_with_the_image(sample_root, tmp_path):
         own, reserve = found[sample.name]
         assert len(own) == 3
         assert len(reserve) == min(5000, width * height - 3)
+
+
+def test_to_know_what_could_not_be_told_each_picture_is_opened_once(
+    sample_root, tmp_path, networks, measured
+):
+    config = trial(sample_root, tmp_path, **SKIPS)
+    ask(config)
+    pool = Pool(config)
+    measured.clear()
+    assert sum(map(len, pool.untold("points", 3)))
+    assert sorted(measured) == sorted(sample.name for sample in pool.samples)

@@ -15,7 +15,8 @@ from active_learning.cutting import by_colours, overlap
 from active_learning.self_training import Taught, Teacher, look_size
 from config import Config
 from datasets.augment import NONE
-from datasets.cache import ResizedImages, native_sizes
+from datasets.cache import ResizedImages
+from datasets.images import native_sizes
 from datasets.index import list_set
 from datasets.training import PointLabels, TrainingSet
 from models.mean_maps import mean_maps
@@ -306,7 +307,7 @@ def test_pictures_are_as_fine_as_they_are_looked_at_or_cut_and_no_finer_than_the
     largest = max(map(max, native_sizes(images.samples)))
     assert 64 <= largest < 4 * SIZE
     monkeypatch.setattr(self_training, "CUT_SIZES", (cut, 16))
-    found = look_size(images.samples, Config(**{"size": SIZE} | settings))
+    found = look_size(native_sizes(images.samples), Config(**{"size": SIZE} | settings))
     assert found == (largest if isinstance(expected, str) else expected)
 
 

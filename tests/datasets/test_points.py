@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import datasets.points
 from datasets.augment import move, resize_map
 from datasets.index import Sample, list_set
 from datasets.points import (
@@ -13,6 +14,7 @@ from datasets.points import (
     by_image,
     check_points,
     count_labels,
+    named_sizes,
     read_answers,
     read_points,
     write_points,
@@ -104,7 +106,8 @@ def test_points_in_the_corners_are_inside(samples, tmp_path):
     corners = [("wide.png", x, y) for x in (0, 6) for y in (0, 2)]
     corners += [("tall.png", x, y) for x in (0, 1) for y in (0, 8)]
     points = [Point(*corner, 1, 0) for corner in corners]
-    assert check_points(points, samples, tmp_path / "p.csv") is None  # it raises where it objects
+    # It raises where it objects.
+    assert check_points(points, named_sizes(samples), tmp_path / "p.csv") is None
 
 
 @pytest.mark.parametrize("pixel", [(7, 0), (0, 3), (-1, 0), (0, -1), (2, 8)])
@@ -112,7 +115,7 @@ def test_points_outside_are_refused(samples, tmp_path, pixel):
     points = [Point("tall.png", 0, 0, 1, 0), Point("wide.png", *pixel, 1, 0)]
     path = tmp_path / "p.csv"
     with pytest.raises(UserError, match=r"lies outside wide\.png \(7 x 3 pixels\)") as raised:
-        check_points(points, samples, path)
+        check_points(points, named_sizes(samples), path)
     assert str(raised.value).startswith(f"{path}, line 3: point ({pixel[0]}, {pixel[1]})")
 
 
@@ -120,7 +123,7 @@ def test_unknown_images_are_refused_with_the_closest(samples, tmp_path):
     path = tmp_path / "p.csv"
     points = [Point("wide.png", 0, 0, 1, 0), Point("wide.jpg", 0, 0, 1, 0)]
     with pytest.raises(UserError, match=r"'wide\.jpg' .*; did you mean 'wide\.png'\?") as raised:
-        check_points(points, samples, path)
+        check_points(points, named_sizes(samples), path)
     assert str(raised.value).startswith(f"{path}, line 3: ")
 
 
@@ -239,3 +242,24 @@ def test_where_some_pixels_cannot_be_told_a_cut_is_known_by_the_ledger(later_rou
         write_points(files[1], sorted(told)[:kept])
         with pytest.raises(UserError, match="lacks answers"):
             read_answers(files, samples, ledger)
+
+
+def test_pictures_and_ledger_are_read_once_for_all_rounds(
+    later_round, tmp_path, monkeypatch, measured
+):
+    samples, files = later_round
+    for path in files:
+        put_questions(path, [(sample.name, 7, 0, 1, 1) for sample in samples])
+    ledger, read = tmp_path / "ledger.csv", []
+    write_points(ledger, [point for path in files for point in read_points(path)])
+
+    def watched(path):
+        read.append(path)
+        return read_points(path)
+
+    monkeypatch.setattr(datasets.points, "read_points", watched)
+    assert [len(own) for own in read_answers(files, samples, ledger)] == [4] * len(samples)
+    assert sorted(read) == sorted([*files, ledger])
+    assert sorted(measured) == sorted(sample.name for sample in samples)
+    read_answers(files, samples, ledger, [(64, 64)] * len(samples))
+    assert len(measured) == len(samples)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from datasets import cache, training
 from datasets.augment import NONE, Augmentation, resize_map
-from datasets.cache import ResizedImages, ResizedMasks, native_sizes
+from datasets.cache import ResizedImages, ResizedMasks
 from datasets.groups import list_groups
-from datasets.images import read_image, read_mask, write_png
+from datasets.images import native_sizes, read_image, read_mask, write_png
 from datasets.index import Sample, list_set
 from datasets.superpixels import spread
 from datasets.training import (
