@@ -80,8 +80,8 @@ class Validation:
         pieces: Sequence[Sequence[int]],
         batch_size: int,
     ) -> None:
-        self.images, self.pieces, self.batch_size = images, pieces, batch_size
-        self.labels = [torch.from_numpy(labels.at(i, np.eye(3))) for i in range(len(images))]
+        self.images, self.labels = images, labels
+        self.pieces, self.batch_size = pieces, batch_size
 
     @torch.no_grad()
     def error(self, model: SaliencyNet, machine: Machine) -> Estimate | None:
@@ -92,11 +92,13 @@ class Validation:
         model.eval()
         # Of each image, so that the order of sums is fixed.
         sums = torch.zeros(len(self.images), 2, dtype=torch.float64)
-        found = mean_maps([model], self.images, shard(self.pieces), self.batch_size, machine)
-        for batch in found:
+        looks = mean_maps([model], self.images, shard(self.pieces), self.batch_size, machine)
+        for batch in looks:
             if stop_requested():
                 break
-            prob, labels = batch.maps, torch.stack([self.labels[at] for at in batch.indices])
+            # Not kept from epoch to epoch: those of many images would fill the memory.
+            found = np.stack([self.labels.at(index, np.eye(3)) for index in batch.indices])
+            prob, labels = batch.maps, torch.from_numpy(found)
             background, foreground = labels.to(machine.device).float().unbind(1)
             wrong = (background * prob + foreground * (1 - prob)).double().sum((1, 2))
             sums[batch.indices, 0] = wrong.cpu()

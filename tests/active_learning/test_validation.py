@@ -54,6 +54,34 @@ def test_points_of_one_image_stand_and_fall_together() -> None:
     assert found.deviation == pytest.approx(np.sqrt(2 * 2 * (3 / 4) ** 2) / 4)
 
 
+def test_labels_are_made_where_a_batch_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time anew, and not those of other batches or processes."""
+    made: list[int] = []
+    labels = np.random.default_rng(0).integers(0, 3, (5, 2, 4, 4), np.uint8)
+
+    def at(index: int, affine: np.ndarray) -> np.ndarray:
+        assert np.array_equal(affine, np.eye(3))
+        made.append(index)
+        return labels[index]
+
+    def mean_maps(models, images, pieces, batch_size, machine):
+        for indices in pieces:
+            assert indices[0] not in made[-3:]
+            yield SimpleNamespace(indices=indices, maps=torch.full((len(indices), 4, 4), 0.25))
+
+    monkeypatch.setattr(validation, "mean_maps", mean_maps)
+    monkeypatch.setattr(validation, "shard", lambda pieces: pieces[1:])
+    found = Validation([None] * 5, SimpleNamespace(at=at), [[4], [2, 0], [1]], 2)
+    assert made == []
+    machine = Machine(torch.device("cpu"), torch.float32)
+    wrong = 0.25 * labels[:3, 0].sum() + 0.75 * labels[:3, 1].sum()
+    for _ in range(2):
+        made.clear()
+        error = found.error(torch.nn.Identity(), machine)
+        assert made == [2, 0, 1]
+        assert error.mean == pytest.approx(wrong / labels[:3].sum(), rel=1e-12)
+
+
 @pytest.mark.parametrize("points", [0, 1])
 def test_a_single_image_tells_no_deviation(points: int) -> None:
     labels = np.zeros((1, 2, 4, 4), np.uint8)
