@@ -12,7 +12,6 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 import cv2
@@ -42,7 +41,9 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PLAIN_CHUNKS = frozenset({b"IDAT", b"IEND", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB"})
 """PNG chunks, beside the header, that neither library lets change a grey value."""
 
-_PNG_EXIF_MARKERS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+_PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_EXIF_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""Keywords, with which such a chunk begins, of texts that may tell an orientation."""
 
 Result = TypeVar("Result")
 
@@ -203,17 +204,31 @@ def _opened(path: str | os.PathLike[str], work: Callable[[Image.Image], Result])
 
 def _orientation(image: Image.Image, path: str | os.PathLike[str]) -> int:
     """Return the EXIF orientation, 1..8; 1 where there is none, or a damaged one."""
-    if image.format == "PNG":
-        # A PNG's EXIF may follow its pixels, so Pillow decodes the whole file to look for it.
-        data = Path(path).read_bytes()
-        if not any(marker in data for marker in _PNG_EXIF_MARKERS):
-            return 1
+    # A PNG's EXIF may follow its pixels, so Pillow decodes the whole file to look for it.
+    if image.format == "PNG" and not _may_have_exif(path):
+        return 1
     try:
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:
         # Damaged EXIF of sound pixels; a fault in the pixels shows when they are decoded.
         return 1
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def _may_have_exif(path: str | os.PathLike[str]) -> bool:
+    """Tell by its chunks whether a PNG may have EXIF, without reading its pixels."""
+    with open(path, "rb", buffering=0) as file:  # a buffer would be filled at each chunk
+        longest = max(map(len, _EXIF_TEXTS))
+        file.seek(len(_PNG_START))
+        while len(head := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", head)
+            text = file.read(min(length, longest)) if name in _PNG_TEXTS else b""
+            if name == b"eXIf" or text.startswith(_EXIF_TEXTS):
+                return True
+            if name == b"IEND":
+                break
+            file.seek(length - len(text) + 4, os.SEEK_CUR)
+    return False
 
 
 def _upright(pixels: np.ndarray, image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,66 @@ def test_exif_that_follows_the_pixels_of_a_png(tmp_path):
     (tmp_path / "a.png").write_bytes(data[:end] + png_chunk(b"eXIf", tiff) + data[end:])
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(PICTURE, -1))
     assert image_size(tmp_path / "a.png") == (2, 3)
+
+
+RAW_EXIF = ("\nexif\n  26\n" + exif(6).tobytes().hex()).encode()
+XMP = b'<x tiff:Orientation="6"/>'
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"tEXt", b"Raw profile type exif\0" + RAW_EXIF),
+        (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(RAW_EXIF)),
+        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
+    ],
+)
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
+def test_an_orientation_that_a_text_of_a_png_tells(tmp_path, chunk, before):
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    at = data.index(before) - 4
+    others = png_chunk(b"tEXt", b"a\0b") + png_chunk(b"tEXt", b"")
+    (tmp_path / "a.png").write_bytes(data[:at] + others + png_chunk(*chunk) + data[at:])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(PICTURE, -1))
+    assert image_size(tmp_path / "a.png") == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"",
+        b"\0\0\0\4eX",  # cut off within a chunk's header
+        b"\xff\xff\xff\xffeXIg" + b"eXIf" * 9,
+        b"\xff\xff\xff\xfftEXt" + b"a\0eXIf",
+        b"\xff\xff\xff\xffeXIf" + exif(6).tobytes(),
+        png_chunk(b"IEND", b"") + png_chunk(b"eXIf", exif(6).tobytes()[6:]),
+    ],
+)
+def test_a_png_whose_last_chunks_are_damaged_has_a_size(tmp_path, end):
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(data[: data.index(b"IEND") - 4] + end)
+    assert image_size(tmp_path / "a.png") == (3, 2)
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="asks /proc for bytes read")
+def test_of_a_large_png_little_is_read_for_its_size(tmp_path):
+    """Though it is in chunks as small as a reader's buffer, as most are."""
+
+    def bytes_read():
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    noise = np.random.default_rng(0).bytes(900 * 1001)
+    packed = zlib.compress(noise, 0)
+    chunks = (png_chunk(b"IDAT", packed[at : at + 8192]) for at in range(0, len(packed), 8192))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1000, 900, 8, 0, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + png_chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(data)
+    image_size(tmp_path / "a.png")  # Pillow loads its formats at the first file
+    before = bytes_read()
+    assert image_size(tmp_path / "a.png") == (1000, 900)
+    assert bytes_read() - before < len(data) / 4
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 77])
