@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from datasets.images import native_sizes
 from datasets.index import Sample
 from datasets.points import read_answers, read_points
 from datasets.superpixels import SuperpixelCache, read_label_map, spread
 from datasets.training import PointLabels
+from utils.background import in_background
+from utils.cores import core_count
 from utils.progress import track
 from utils.run_folder import RunFolder
 
@@ -44,18 +48,19 @@ def read_point_labels(
         of_image = read_answers(run.answers(arm, last_round + 1), samples, run.ledger, sizes)
     else:
         of_image, sizes = known.points, known.sizes
-    maps = None
-    if mode == "region":
-        regions = SuperpixelCache(run.superpixels, superpixels)
-        pairs = zip(samples, of_image, strict=True)
-        work = track(pairs, "spreading labels", len(samples))
-        maps = [spread(found, regions(sample)) for sample, found in work]
-    elif mode == "region_mask":
-        folder = run.region_labels(arm, last_round)
-        maps = [
-            read_label_map(folder / f"{sample.name}.png", (height, width))
-            for sample, (width, height) in zip(samples, sizes, strict=True)
-        ]
+    if mode == "pixel":
+        return PointLabels(of_image, sizes, size)
+    regions = SuperpixelCache(run.superpixels, superpixels)
+    folder = run.region_labels(arm, last_round)
+
+    def label_map(sample: Sample, found: np.ndarray, own: tuple[int, int]) -> np.ndarray:
+        if mode == "region":
+            return spread(found, regions(sample))
+        return read_label_map(folder / f"{sample.name}.png", own[::-1])
+
+    # At their own size all of them would fill the memory: a few at a time are there.
+    work = in_background(label_map, zip(samples, of_image, sizes, strict=True), core_count())
+    maps = (made for _, made in track(work, "spreading labels", len(samples)))
     return PointLabels(of_image, sizes, size, maps)
 
 

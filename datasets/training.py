@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby, islice, pairwise
 from typing import NamedTuple, Protocol
@@ -66,11 +66,12 @@ class PointLabels:
         points: Sequence[np.ndarray],
         sizes: Sequence[tuple[int, int]],
         size: int,
-        label_maps: Sequence[np.ndarray] | None = None,
+        label_maps: Iterable[np.ndarray] | None = None,
     ) -> None:
         """Keep the points (K, 3) of x, y, label and own (width, height) of each image.
 
-        Label maps are uint8 at the images' own size: 255 foreground, 0 background, 128 unlabelled.
+        Label maps are uint8 at the images' own size: 255 foreground, 0 background, 128 unlabelled;
+        they are sampled as they come, and not kept.
         """
         self.points = points
         self.sizes = sizes
