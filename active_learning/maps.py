@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from config import Config
 from datasets.cache import ResizedImages
 from datasets.groups import images_apart
 from models.group_view import GroupView, view_group
-from models.mean_maps import enlarged, read_at
+from models.mean_maps import as_seen, enlarged
 from models.saliency_net import SaliencyNet
 from utils.device import Machine
 from utils.distributed import shard
@@ -85,7 +86,8 @@ def pool_maps(
     A group is never mixed with another. What its images have in common is taken from the clean
     images of the whole group, attacked or not, so an image's maps depend on its group alone and
     not on how it was cut into batches. Of several processes each looks at its own share. Groups,
-    and batches of images without groups, all of which are ``done`` are left out.
+    and batches of images without groups, all of which are ``done`` are left out. The next batch is
+    read while this one is looked at.
 
     With ``answers`` each snapshot's maps, clean and attacked alike, are brought into agreement with
     what was answered of the image (`agreement.agree`, by the features and colours of the clean
@@ -93,16 +95,21 @@ def pool_maps(
     """
     if not look_up(ACQUISITIONS, config.acquisition, "acquisition function").needs_model:
         snapshots = snapshots[-1:]
-    for group in shard(images_apart(images.samples, config.grouped, config.at_a_time)):
-        if all(index in done for index in group):
-            continue
-        batches = _batches(group, config.at_a_time)
+    groups = shard(images_apart(images.samples, config.grouped, config.at_a_time))
+    wanted = [
+        _batches(group, config.at_a_time)
+        for group in groups
+        if not all(index in done for index in group)
+    ]
+    side = enlarged(images.size, config.ask_scale)
+    coming = images.batches(list(chain.from_iterable(wanted)))
+    for batches in wanted:
         views: Sequence[nn.Module] = snapshots
         if config.grouped or config.binarise != "none":
-            side = enlarged(images.size, config.ask_scale)
             views = [_view(snapshot, images, batches, machine, side) for snapshot in snapshots]
         for batch in batches:
-            maps = _batch_maps(images, views, batch, config, machine, key, answers)
+            pixels = as_seen(next(coming), machine, side)
+            maps = _batch_maps(images, views, batch, pixels, config, machine, key, answers)
             yield from zip(batch, maps, strict=True)
 
 
@@ -114,7 +121,7 @@ def _view(
     side: int,
 ) -> GroupView:
     with frozen(snapshot):
-        pieces = (read_at(images, batch, machine, side) for batch in batches)
+        pieces = (as_seen(pixels, machine, side) for pixels in images.batches(batches))
         return view_group(snapshot, pieces, soft=True)
 
 
@@ -126,12 +133,13 @@ def _batch_maps(
     images: ResizedImages,
     snapshots: Sequence[nn.Module],
     indices: Sequence[int],
+    pixels: Tensor,
     config: Config,
     machine: Machine,
     key: str,
     answers: AnswersOf | None,
 ) -> Iterator[Maps]:
-    """Yield the `Maps` of some images, see `pool_maps`."""
+    """Yield the `Maps` of some images, (B, 3, side, side) as networks see them; see `pool_maps`."""
     attack = look_up(ATTACKS, config.attack, "attack")
     acquisition = look_up(ACQUISITIONS, config.acquisition, "acquisition function")
     newest = snapshots[-1]
@@ -142,7 +150,6 @@ def _batch_maps(
         steps=config.attack_steps,
         patches=config.attack_patches,
     )
-    pixels = read_at(images, indices, machine, enlarged(images.size, config.ask_scale))
     seeds = [seed_for(config.seed, key, images.samples[i].name) for i in indices]
     maps, found = predict_snapshots(snapshots, pixels)
     attacked = chance = None

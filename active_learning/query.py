@@ -82,6 +82,8 @@ class Pool:
         self._oracle = oracle
         self.regions = SuperpixelCache(self.run.superpixels, config.superpixels)
         self.spare = config.reserve if config.may_skip else 0
+        # A round reads an image once, unless what its group has in common is to be learnt first.
+        self.cache_mb = config.cache_mb if config.relation != "none" else 0
 
     @property
     def oracle(self) -> Oracle:
@@ -209,7 +211,7 @@ class Pool:
     ) -> tuple[dict[int, Chosen], list[tuple[int, Maps, Choice]]]:
         """Look at the images that the draft lacks; return all choices, and what a sheet shows."""
         config, shown = self.config, self._shown()
-        images = ResizedImages(self.samples, config.size, config.cache_mb, "pool")
+        images = ResizedImages(self.samples, config.size, self.cache_mb, "pool")
         # Those that are shown are looked at anew: a draft keeps no maps.
         done = draft.found.keys() - set(shown)
         if done:

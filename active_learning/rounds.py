@@ -27,7 +27,7 @@ def choose_round(pool: Pool, arm: str, round_index: int) -> None:
         if not pool.run.points(arm, round_index).exists():
             machine = choose_machine(config.device, config.precision)
             what = f"asking about {config.at_a_time} images of {config.size} pixels at a time"
-            with memory_advice(what, ["--device cpu"], config.cache_mb):
+            with memory_advice(what, ["--device cpu"], pool.cache_mb):
                 pool.choose_uncertain(round_index, machine)
     elif is_main():  # nothing is computed that others could share
         if round_index == 0:

@@ -25,7 +25,7 @@ from datasets.index import list_set
 from datasets.maps import Pair, read_map, read_true_mask
 from datasets.scoring import prepare_process, score_task
 from datasets.superpixels import SuperpixelCache
-from models.mean_maps import enlarged, read_at
+from models.mean_maps import as_seen, enlarged
 from models.stored import load_model
 from test import Segmenter
 from train import Trainer
@@ -64,7 +64,7 @@ def asking_floor(config: Config, pool: Pool, machine: Machine) -> Work:
     """
     size = min(config.at_a_time, len(pool.samples))
     images = ResizedImages(pool.samples[:size], config.size, config.cache_mb, "floor")
-    pixels = read_at(images, range(size), machine, enlarged(images.size, config.ask_scale))
+    pixels = as_seen(images.batch(range(size)), machine, enlarged(images.size, config.ask_scale))
     steps_of = gradient_passes(config)
     rows = 1 if config.attack == "none" else 2
 
@@ -171,7 +171,7 @@ def teaching(
         return []
     count = len(teacher.images)
     size = min(config.at_a_time, count)
-    pixels = read_at(teacher.images, range(size), machine, teacher.how.side)
+    pixels = as_seen(teacher.images.batch(range(size)), machine, teacher.how.side)
 
     def look() -> None:
         teacher.seen = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 import torch
@@ -41,12 +42,20 @@ class ResizedImages:
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
         """Return images as uint8 (B, 3, size, size)."""
-        if self.cache is not None:
-            return self.cache[list(indices)].permute(0, 3, 1, 2)
-        # No loader's process reads ahead for whoever asks for whole batches.
-        with ThreadPoolExecutor(core_count()) as pool:
-            stack = np.stack(list(pool.map(self.decode, indices)))
-        return torch.from_numpy(stack).permute(0, 3, 1, 2)
+        (found,) = self.batches([indices])
+        return found
+
+    def batches(self, pieces: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+        """Yield each piece's images as `batch` does.
+
+        While a network looks at them as many of the next ones are read as the largest piece has: no
+        loader's process reads ahead for whoever asks for whole batches.
+        """
+        indices = ((index,) for piece in pieces for index in piece)
+        coming = in_background(self.__getitem__, indices, max(map(len, pieces), default=0))
+        for piece in pieces:
+            stack = np.stack([image for _, image in islice(coming, len(piece))])
+            yield torch.from_numpy(stack).permute(0, 3, 1, 2)
 
 
 class ResizedMasks:

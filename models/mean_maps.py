@@ -77,12 +77,13 @@ def mean_maps(
         batches = [group[at : at + batch_size] for at in range(0, len(group), batch_size)]
         views = []
         for turned in ways:
-            pieces = (_turned(read_at(images, batch, machine, side), turned) for batch in batches)
+            seen_so = (as_seen(images.batch(batch), machine, side) for batch in batches)
+            pieces = (_turned(piece, turned) for piece in seen_so)
             with machine.autocast():
                 views.append(view_group_by(models, pieces, soft))
         for batch in batches:
             pixels = images.batch(batch)
-            looked_at = _resized(pixels, machine, side)
+            looked_at = as_seen(pixels, machine, side)
             maps: list[Tensor] = []
             features: list[Tensor] = []
             for of_model in zip(*views, strict=True):
@@ -113,16 +114,11 @@ def enlarged(size: int, scale: float) -> int:
     return CELL * max(cells, math.ceil(size / CELL) if scale > 1 else 1)
 
 
-def read_at(images: Images, indices: Sequence[int], machine: Machine, side: int) -> Tensor:
-    """Return images (B, 3, side, side) as networks see them, RGB in [0, 1].
+def as_seen(pixels: Tensor, machine: Machine, side: int) -> Tensor:
+    """Return uint8 images (B, 3, S, S) as networks see them: float32 (B, 3, side, side) in [0, 1].
 
-    Where they shrink, what the smaller size cannot show is smoothed away.
+    They lie on the device. Where they shrink, what the smaller size cannot show is smoothed away.
     """
-    return _resized(images.batch(indices), machine, side)
-
-
-def _resized(pixels: Tensor, machine: Machine, side: int) -> Tensor:
-    """Turn uint8 images (B, 3, S, S) into float32 (B, 3, side, side) on the device."""
     images, size = machine.images(pixels), pixels.shape[-1]
     if side == size:
         return images

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.group_view import view_group
-from models.mean_maps import MeanMaps, enlarged, mean_maps, read_at
+from models.mean_maps import MeanMaps, as_seen, enlarged, mean_maps
 from models.saliency_net import Parts, SaliencyNet
 from utils.device import choose_machine
 
@@ -102,11 +102,11 @@ def test_what_a_smaller_size_cannot_show_is_smoothed_away() -> None:
     pictures = Pictures(1)
     stripes = torch.arange(pictures.size) % 2 * 255
     pictures.pixels = stripes.to(torch.uint8).expand(1, 3, pictures.size, -1)
-    seen = read_at(pictures, [0], MACHINE, pictures.size // 3)
+    seen = as_seen(pictures.pixels, MACHINE, pictures.size // 3)
     middle = seen[..., 2:-2]
     assert middle.shape[-1] > 4
     assert 0.4 < middle.min() <= middle.max() < 0.6
-    assert torch.equal(read_at(pictures, [0], MACHINE, pictures.size) * 255, pictures.pixels)
+    assert torch.equal(as_seen(pictures.pixels, MACHINE, pictures.size) * 255, pictures.pixels)
 
 
 def test_enlarged_images_give_maps_of_their_own_size_and_features() -> None:
