@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import torch
@@ -23,8 +24,8 @@ class Images(Protocol):
 
     size: int
 
-    def batch(self, indices: Sequence[int]) -> Tensor:
-        """Return uint8 (B, 3, S, S)."""
+    def batches(self, pieces: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """Yield each piece's images, uint8 (B, 3, S, S), and read ahead by a piece at most."""
 
 
 class MeanMaps(NamedTuple):
@@ -60,6 +61,8 @@ def mean_maps(
 ) -> Iterator[MeanMaps]:
     """Predict images, batch by batch; images of two groups are never in one batch.
 
+    The next batch is read while this one is looked at, also where it is of another group.
+
     Args:
         models: in eval mode, on the machine's device; at least one.
         images: where they are read.
@@ -73,16 +76,17 @@ def mean_maps(
     """
     side = side or images.size
     ways = (False, True) if mirrored else (False,)
-    for group in groups:
-        batches = [group[at : at + batch_size] for at in range(0, len(group), batch_size)]
+    cut = [[g[at : at + batch_size] for at in range(0, len(g), batch_size)] for g in groups]
+    coming = images.batches(list(chain.from_iterable(cut)))
+    for batches in cut:
         views = []
         for turned in ways:
-            seen_so = (as_seen(images.batch(batch), machine, side) for batch in batches)
-            pieces = (_turned(piece, turned) for piece in seen_so)
+            read = images.batches(batches)
+            pieces = (_turned(as_seen(pixels, machine, side), turned) for pixels in read)
             with machine.autocast():
                 views.append(view_group_by(models, pieces, soft))
         for batch in batches:
-            pixels = images.batch(batch)
+            pixels = next(coming)
             looked_at = as_seen(pixels, machine, side)
             maps: list[Tensor] = []
             features: list[Tensor] = []

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from datasets.cache import ResizedImages
+from datasets.index import list_set
 from models.group_view import view_group
 from models.mean_maps import MeanMaps, as_seen, enlarged, mean_maps
 from models.saliency_net import Parts, SaliencyNet
 from utils.device import choose_machine
+from utils.errors import UserError
 
 MACHINE = choose_machine("cpu", "fp32")
 
@@ -27,6 +33,9 @@ class Pictures:
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         return self.pixels[list(indices)]
+
+    def batches(self, pieces: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        return map(self.batch, pieces)
 
 
 def network(seed: int, relation: str = "none") -> SaliencyNet:
@@ -132,3 +141,29 @@ def test_enlarged_images_give_maps_of_their_own_size_and_features() -> None:
         torch.testing.assert_close(found.features, torch.cat(features, 1), atol=1e-4, rtol=0)
     (bare,) = mean_maps(models, pictures, [[0, 1]], 2, MACHINE)
     assert bare.features is None
+
+
+def test_the_next_batch_is_read_while_this_one_is_looked_at(
+    sample_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is of another group, and no more; what cannot be read is told in its turn."""
+    begun, next_one = [], threading.Event()
+    decode = ResizedImages.decode
+
+    def spy(self: ResizedImages, index: int) -> np.ndarray:
+        begun.append(index)
+        if index == 1:
+            next_one.set()
+        if index == 4:
+            raise UserError("the picture is damaged")
+        return decode(self, index)
+
+    monkeypatch.setattr(ResizedImages, "decode", spy)
+    images = ResizedImages(list_set(sample_root, "SAMPLE-TE"), 32, 0, "test")
+    found = mean_maps([network(0)], images, [[2, 0], [3, 1], [5, 4]], 2, MACHINE)
+    assert next(found).indices == [2, 0]
+    assert next_one.wait(20)
+    assert sorted(begun) == [0, 1, 2, 3]
+    assert next(found).indices == [3, 1]
+    with pytest.raises(UserError, match="damaged"):
+        next(found)
