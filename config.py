@@ -221,8 +221,8 @@ class Config:
     deterministic: bool = knob(False, "the same result from each run on a GPU, too (slower)")
     cache_mb: int = knob(
         4096,
-        "memory for decoded images, and as much for masks, of each set, MiB a process; larger sets "
-        "are read each time",
+        "memory for decoded images, and as much for masks, of each set, MiB a process; what "
+        "does not fit is read each time",
     )
 
     @property

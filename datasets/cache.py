@@ -1,7 +1,8 @@
-"""A set's images at the network's size, decoded once when they fit into memory."""
+"""A set's images at the network's size, decoded once as far as they fit into memory."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -20,15 +21,15 @@ from utils.progress import track
 class ResizedImages:
     """Images of a set as uint8 RGB (size, size, 3), by index.
 
-    When the whole set fits into ``cache_mb`` it is decoded once, by several threads, into memory
-    that loader processes share; a larger set is decoded at each access.
+    As many of the first as fit into ``cache_mb`` are decoded once, by several threads, into memory
+    that loader processes share; the others are decoded at each access.
     """
 
     def __init__(self, samples: Sequence[Sample], size: int, cache_mb: int, what: str) -> None:
         self.samples = samples
         self.size = size
         shape = (len(samples), size, size, 3)
-        self.cache = _decode_all(self.decode, shape, cache_mb, f"decoding {what} images")
+        self.cache = _decode_first(self.decode, shape, cache_mb, f"decoding {what} images")
 
     def decode(self, index: int) -> np.ndarray:
         """Read one image from disk."""
@@ -38,7 +39,7 @@ class ResizedImages:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.decode(index) if self.cache is None else self.cache[index].numpy()
+        return self.cache[index].numpy() if index < len(self.cache) else self.decode(index)
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
         """Return images as uint8 (B, 3, size, size)."""
@@ -65,29 +66,30 @@ class ResizedMasks:
         self.samples = samples
         self.size = size
         shape = (len(samples), size, size)
-        self.cache = _decode_all(self.decode, shape, cache_mb, f"decoding {what} masks")
+        self.cache = _decode_first(self.decode, shape, cache_mb, f"decoding {what} masks")
 
     def decode(self, index: int) -> np.ndarray:
         """Read one mask from disk."""
         return resize(read_mask(self.samples[index].mask).astype(np.uint8) * 255, self.size)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.decode(index) if self.cache is None else self.cache[index].numpy()
+        return self.cache[index].numpy() if index < len(self.cache) else self.decode(index)
 
 
-def _decode_all(
+def _decode_first(
     decode: Callable[[int], np.ndarray], shape: tuple[int, ...], cache_mb: int, what: str
-) -> torch.Tensor | None:
-    if np.prod(shape, dtype=np.int64) > cache_mb * 2**20:
-        return None
-    cache = torch.empty(shape, dtype=torch.uint8).share_memory_()
+) -> torch.Tensor:
+    """Return as many of the first pictures, uint8, of a set of this shape as fit."""
+    count, *each = shape
+    count = min(count, cache_mb * 2**20 // math.prod(each))
+    cache = torch.empty((count, *each), dtype=torch.uint8).share_memory_()
     target = cache.numpy()
 
     def fill(index: int) -> None:
         target[index] = decode(index)
 
     # Few are begun ahead of the bar: a signal need not wait for all.
-    work = in_background(fill, zip(range(shape[0])), 4 * core_count())
-    for _ in track(work, what, shape[0]):
+    work = in_background(fill, zip(range(count)), 4 * core_count())
+    for _ in track(work, what, count):
         pass
     return cache

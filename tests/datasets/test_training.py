@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets import cache, training
+from datasets import training
 from datasets.augment import NONE, Augmentation, resize_map
 from datasets.cache import ResizedImages, ResizedMasks
 from datasets.groups import list_groups
@@ -22,9 +22,7 @@ from datasets.training import (
     make_loader,
     sample_grid,
 )
-from utils.cores import core_count
 from utils.errors import UserError
-from utils.stopping import Stopped
 
 SIZE = 48
 STRONG = Augmentation(flip=0.5, crop=0.6, rotate=25.0, colour=0.3, pepper=0.01)
@@ -207,37 +205,6 @@ def test_batches_of_two_groups(sample_root, workers):
             assert torch.equal(label, dataset[(4, index)][1])
         seen |= {first, second}
     assert len(seen) == 5
-
-
-def test_reading_from_disk_equals_the_cache(samples, images, masks):
-    slow_images = ResizedImages(samples, SIZE, 0, "test")
-    slow_masks = ResizedMasks(samples, SIZE, 0, "test")
-    assert slow_images.cache is None
-    assert images.cache is not None
-    for index in range(len(samples)):
-        assert np.array_equal(slow_images[index], images[index])
-        assert np.array_equal(slow_masks[index], masks[index])
-    batch = images.batch([3, 1])
-    assert np.array_equal(batch[0].permute(1, 2, 0).numpy(), images[3])
-    assert torch.equal(batch, slow_images.batch([3, 1]))
-
-
-def test_a_signal_does_not_wait_until_all_images_are_decoded(samples, monkeypatch):
-    begun = []
-
-    def decode(self, index):
-        begun.append(index)
-        return np.zeros((SIZE, SIZE, 3), np.uint8)
-
-    def bar(work, *_):
-        yield next(iter(work))
-        raise Stopped
-
-    monkeypatch.setattr(ResizedImages, "decode", decode)
-    monkeypatch.setattr(cache, "track", bar)
-    with pytest.raises(Stopped):
-        ResizedImages(samples * 500, SIZE, 10**4, "test")
-    assert len(begun) < 50 * core_count()
 
 
 def test_masks_keep_their_share_of_foreground(samples, masks):
