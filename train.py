@@ -113,8 +113,7 @@ class Trainer(Learner):
         self.seed = seed
         seed_everything(seed)
         train, held_out = settings.training_images(config)
-        names = "\n".join([*(s.name for s in train), "", *(s.name for s in held_out)])
-        self.image_names = hashlib.sha256(names.encode()).hexdigest()
+        self.image_names = image_names(train, held_out)
         if len(train) < 2 or not held_out:
             raise UserError(
                 f"{config.trainset}: {len(train) + len(held_out)} images: at least 3 are needed, "
@@ -283,9 +282,7 @@ class Trainer(Learner):
                 f"{self.folder}: after no epoch were the maps of the held-out images finite, so "
                 "none can be chosen: set --precision fp32, or lower --lr, in a new trial"
             )
-        summary = {"arm": self.arm, "round": self.round, "epochs": self.epoch}
-        seconds = sum(row["seconds"] for row in self.rows)
-        return summary | {"best_val_MAE": self.best, "seconds": round(seconds, 1)}
+        return summary_of(self.arm, self.round, self.best, self.rows)
 
     @property
     def last(self) -> Path:
@@ -509,6 +506,58 @@ def member_count(config: Config, arm: str, round_index: int) -> int:
     return config.snapshots if config.ensemble == "deep" and asked else 1
 
 
+def image_names(train: Sequence[Sample], held_out: Sequence[Sample]) -> str:
+    """Return a hash of the names of the images that a training learns from, and validates on."""
+    names = "\n".join([*(s.name for s in train), "", *(s.name for s in held_out)])
+    return hashlib.sha256(names.encode()).hexdigest()
+
+
+def summary_of(
+    arm: str, round_index: int, best: float, rows: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    """Return what a training has come to, by the rows of its log."""
+    summary = {"arm": arm, "round": round_index, "epochs": len(rows), "best_val_MAE": best}
+    return summary | {"seconds": round(sum(row["seconds"] for row in rows), 1)}
+
+
+def finished(config: Config, arm: str, round_index: int, member: int) -> dict[str, Any] | None:
+    """Return the summary of a member that has its last epoch, without building it.
+
+    None: it has epochs to come, or something is amiss, which `Trainer` tells.
+
+    Raises:
+        UserError: its last checkpoint is damaged, or of other settings.
+    """
+    run = RunFolder(config.run_folder)
+    last = run.checkpoint(arm, round_index, "last", member)
+    if not last.exists():
+        return None
+    state = load_checkpoint(last, ("model", "config", "training"))
+    settings.require_same(config, state["config"], last)
+    training, snapshots = state["training"], run.snapshots(arm, round_index, member)
+    ends = snapshot_epochs(config.epochs, config.snapshots, config.first_cycle)
+    try:
+        whole = (
+            training["epoch"] == config.epochs
+            and training["best"] < math.inf
+            and training["images"] == image_names(*settings.training_images(config))
+            and all((snapshots / snapshot_name(epoch)).exists() for epoch in ends)
+        )
+        return summary_of(arm, round_index, training["best"], training["rows"]) if whole else None
+    except (KeyError, TypeError):
+        return None
+
+
+def train_member(config: Config, arm: str, round_index: int, member: int) -> dict[str, Any]:
+    """Train a member, unless that is done; return its summary, and keep nothing else of it."""
+    summary = finished(config, arm, round_index, member)
+    if summary is not None:
+        return summary
+    with memory_to_train(config):
+        trainer = Trainer(config, arm, round_index, member)
+    return trainer.fit()
+
+
 def train_members(config: Config, arm: str, round_index: int) -> dict[str, Any]:
     """Train the network of a round, then its further members; write the round's summary, return it.
 
@@ -516,11 +565,8 @@ def train_members(config: Config, arm: str, round_index: int) -> dict[str, Any]:
     rate, so that a deep ensemble differs from snapshots in its members alone, not in the network
     that is tested.
     """
-    members, summaries = range(member_count(config, arm, round_index)), []
-    for member in members:
-        with memory_to_train(config):
-            trainer = Trainer(config, arm, round_index, member)
-        summaries.append(trainer.fit())
+    members = range(member_count(config, arm, round_index))
+    summaries = [train_member(config, arm, round_index, member) for member in members]
     seconds = round(sum(summary["seconds"] for summary in summaries), 1)
     summary = summaries[0] | {"members": len(members), "seconds": seconds}
     if distributed.is_main():

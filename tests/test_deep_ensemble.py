@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import active_learning.maps as looked
 import test as testing
 import train
 from config import Config
+from datasets.cache import ResizedImages
 from datasets.images import read_mask, write_png
 from datasets.points import read_points
 from tests.small_trials import config_of, run_of, stop_within_the_second_epoch
@@ -170,6 +172,38 @@ def test_a_kill_in_any_member_changes_nothing(
     assert (own.stat().st_mtime_ns == before) == (stopped_in == 1)
     assert run.trained("points", 0).exists()
     assert_same_members(run, whole)
+
+
+def test_of_a_member_nothing_is_kept_while_the_next_one_trains(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = elsewhere(flags, tmp_path, "--losses_pseudo", "")
+    asking.main(again)
+    init, seen, alive = train.Trainer.__init__, [], []
+
+    def watched(self: train.Trainer, *args: object) -> None:
+        alive.append([trainer() is not None for trainer in seen])
+        seen.append(weakref.ref(self))
+        init(self, *args)
+
+    monkeypatch.setattr(train.Trainer, "__init__", watched)
+    train.main(again)
+    assert alive == [[], [False]]
+
+
+def test_a_finished_member_is_not_built(
+    whole: RunFolder, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again, run = copy_first_round(whole, flags, tmp_path)
+    before = run.trained("points", 0).read_bytes()
+    run.trained("points", 0).unlink()
+    monkeypatch.setattr(ResizedImages, "__init__", None)
+    train.main(again)
+    assert run.trained("points", 0).read_bytes() == before
+    run.trained("points", 0).unlink()
+    run.config.unlink()
+    with pytest.raises(UserError, match=r"last\.pth: trained with other settings \(lr"):
+        train.main([*again, "--lr", "0.5"])
 
 
 def copy_first_round(whole: RunFolder, flags: list[str], runs: Path) -> tuple[list[str], RunFolder]:

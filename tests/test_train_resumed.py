@@ -171,11 +171,13 @@ def test_what_has_gone_is_trained_anew_or_told(tiny: list[str]) -> None:
     asking.main(ask)
 
 
-def test_a_training_state_that_is_damaged_is_told(tiny: list[str]) -> None:
-    train.main([*tiny, "--arm", "dense"])
-    run = run_of(tiny)
-    last = run.checkpoint("dense", 0, "last")
-    run.trained("dense", 0).unlink()
+def test_a_training_state_that_is_damaged_is_told(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_within_the_second_epoch(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train.main([*tiny, "--arm", "dense"])
+    last = run_of(tiny).checkpoint("dense", 0, "last")
     sound = load_checkpoint(last)
     for key, value in (("epoch", None), ("optimizer", {"state": {}}), ("random", {"torch": 3})):
         training = {**sound["training"], key: value}
