@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import torch
 
 from active_learning.learner import Learner, NotFinite
+from active_learning.looked import forget
 from active_learning.self_training import Taught, Teacher, look_size
 from active_learning.validation import Estimate, Latest, Validation
 from config import Config
@@ -277,6 +278,8 @@ class Trainer(Learner):
                     self.save(error)
                     if distributed.any_of(stop_requested()):
                         raise Stopped
+        if main:
+            forget(self.folder)
         if not self.best < math.inf:
             raise UserError(
                 f"{self.folder}: after no epoch were the maps of the held-out images finite, so "
@@ -312,7 +315,7 @@ class Trainer(Learner):
         if self.teacher:
             # Building its networks draws numbers, and they are built at other times after a stop.
             with torch.random.fork_rng(devices=[]), self._memory():
-                self.teacher.look(self.epoch, self.machine)
+                self.teacher.look(self.epoch, self.machine, self.folder)
 
     def train_epoch(self, began: float) -> dict[str, float]:
         """Train the rest of an epoch; return the mean of the total loss and of each of its parts.

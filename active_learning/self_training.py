@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from active_learning.agreement import agree, gathered
 from active_learning.cutting import by_colours, cut, overlap
+from active_learning.looked import Looked
 from config import Config
 from datasets.augment import resize
 from datasets.cache import ResizedImages
@@ -19,6 +21,7 @@ from models.mean_maps import enlarged, mean_maps
 from models.saliency_net import SaliencyNet
 from models.stored import load_model
 from utils.background import in_background
+from utils.checkpoints import fingerprint
 from utils.device import Machine
 from utils.distributed import all_reduce_sum, shard
 from utils.errors import UserError
@@ -151,7 +154,7 @@ class Teacher:
         """Whether the training before knows all the answers, and alone teaches throughout."""
         return self.own is None
 
-    def look(self, epoch: int, machine: Machine) -> None:
+    def look(self, epoch: int, machine: Machine, keep: Path | None = None) -> None:
         """Make the pseudo labels anew if there are snapshots that they do not know.
 
         Several processes share the work, and all have all the maps in the end.
@@ -159,6 +162,8 @@ class Teacher:
         Args:
             epoch: whole epochs of this training; a later snapshot was left by an interrupted one.
             machine: where to compute.
+            keep: folder where what is made is kept, image by image, and what an earlier look by the
+                same snapshots has kept is not made again; None: nothing is.
 
         Raises:
             UserError: there are no own snapshots yet, and none of the training before; or their
@@ -178,19 +183,45 @@ class Teacher:
         models = [load_model(path, machine)[0] for path in newest]
         self.maps.zero_()
         self.trusted.zero_()
-        for _ in in_background(self._keep, self._agreed(models, machine), self.batch_size):
-            pass
+        looked = Looked(keep, self._made_of(), self.size) if keep else None
+        mine = shard(self.pieces)
+        done = self._take(looked, mine) if looked else set()
+        left = [piece for piece in mine if not done.issuperset(piece)]
+        items = (item for item in self._agreed(models, machine, left) if item[0] not in done)
+        for (index, *_), _ in in_background(self._label, items, self.batch_size):
+            if looked:
+                looked.add(index, bool(self.trusted[index]), self.maps[index].numpy())
         self.maps.copy_(all_reduce_sum(self.maps))
         self.trusted = all_reduce_sum(self.trusted.byte()).bool()
 
+    def _made_of(self) -> bytes:
+        """Return a hash of all that the labels depend on."""
+        digest = hashlib.blake2b(digest_size=32)
+        names = [sample.name for sample in self.images.samples]
+        digest.update(repr((self.how, self.size, self.images.size, names)).encode())
+        for path in self.seen:
+            digest.update(fingerprint(path).encode())
+        for index in range(len(names)):
+            digest.update(self.labels.at(index, np.eye(3)))
+        return digest.digest()
+
+    def _take(self, looked: Looked, pieces: Sequence[Sequence[int]]) -> set[int]:
+        """Take the labels that were kept of the images of some pieces; return their places."""
+        wanted, done = {index for piece in pieces for index in piece}, set()
+        for index, trusted, made in looked.found():
+            if index in wanted:
+                self.maps[index], self.trusted[index] = torch.tensor(made), trusted
+                done.add(index)
+        return done
+
     def _agreed(
-        self, models: Sequence[SaliencyNet], machine: Machine
+        self, models: Sequence[SaliencyNet], machine: Machine, pieces: Sequence[Sequence[int]]
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield each image's place, its pixels, its map as the answers have it, and its labels."""
         for found in mean_maps(
             models,
             self.images,
-            shard(self.pieces),
+            pieces,
             self.batch_size,
             machine,
             mirrored=True,
@@ -212,7 +243,7 @@ class Teacher:
             pixels = found.pixels.permute(0, 2, 3, 1).numpy()
             yield from zip(found.indices, pixels, maps.cpu().numpy(), labels, strict=True)
 
-    def _keep(self, index: int, image: np.ndarray, prob: np.ndarray, labels: np.ndarray) -> None:
+    def _label(self, index: int, image: np.ndarray, prob: np.ndarray, labels: np.ndarray) -> None:
         """Make the label of an image (S, S, 3) from its map (S, S) and answers (2, S, S)."""
         image, prob = resize(image, self.size), resize(prob, self.size)
         corrected = by_colours(image, prob) if self.how.colours else prob

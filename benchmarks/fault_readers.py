@@ -21,6 +21,7 @@ import torch
 from active_learning.answers import Answer, Journal, now, standing
 from active_learning.asking import asked_pixels, untold_pixels
 from active_learning.draft import Draft
+from active_learning.looked import Looked
 from active_learning.oracle import MaskOracle
 from active_learning.selection import Choice
 from benchmarks.fault_stages import Pipeline
@@ -239,8 +240,11 @@ def _pictures(copied: Copied) -> Kinds:
 
 
 def _networks(copied: Copied) -> Kinds:
-    """Checkpoints, and weights of a backbone."""
+    """Checkpoints, weights of a backbone, and what a teacher has kept."""
     run, machine = copied.run, choose_machine("cpu", "fp32")
+    looked = Looked(run.training("points", 0), b"x", 32)
+    for place in range(3):
+        looked.add(place, True, np.full((32, 32), place, np.uint8))
     last, best = (run.checkpoint("points", *which) for which in ((0, "last"), (1, "best")))
     small, weights = copied.folder / "small.pth", copied.folder / "weights.pth"
     state = load_checkpoint(last, ("training",))
@@ -256,6 +260,7 @@ def _networks(copied: Copied) -> Kinds:
 
     return [
         ("checkpoint", small, lambda: load_checkpoint(small, ("model", "config", "training"))),
+        ("pseudo labels of a look", looked.path, lambda: list(looked.found())),
         ("network", best, lambda: load_model(best, machine)),
         ("weights of a backbone", weights, load_backbone),
     ]

@@ -38,10 +38,10 @@ def test_batches_carry_the_pseudo_labels_of_the_newest_snapshots(
     ) -> np.ndarray:
         return np.uint8(255) * (np.indices(prob.shape)[1] // 2 % 3 == (look + seed) % 3)
 
-    def watched_look(self: Teacher, epoch: int, machine: object) -> None:
+    def watched_look(self: Teacher, *args: object) -> None:
         nonlocal look
         look = next(looks)
-        look_anew(self, epoch, machine)
+        look_anew(self, *args)
 
     def watched_step(self: train.Trainer, batch: Batch) -> tuple:
         total, parts = step(self, batch)

@@ -11,6 +11,7 @@ import torch
 import active_learning.__main__ as asking
 import train
 from active_learning.learner import Learner
+from active_learning.looked import Looked
 from active_learning.self_training import Teacher
 from models import build_model
 from tests.small_trials import (
@@ -26,6 +27,7 @@ from utils.device import Machine
 from utils.errors import UserError
 from utils.files import read_json
 from utils.run_folder import list_snapshots
+from utils.stopping import Stopped
 
 
 @pytest.mark.parametrize(("arm", "pseudo"), [("dense", []), ("points", []), ("points", NO_PSEUDO)])
@@ -63,10 +65,10 @@ def test_a_picture_that_vanishes_before_a_look_is_named_and_nothing_is_lost(
     gone = train.Trainer(config_of(again), "points", 0).images.samples[3].image
     look = Teacher.look
 
-    def looks(self: Teacher, epoch: int, machine: Machine) -> None:
+    def looks(self: Teacher, epoch: int, *args: object) -> None:
         if epoch == 1:
             gone.rename(tmp_path / gone.name)
-        look(self, epoch, machine)
+        look(self, epoch, *args)
 
     monkeypatch.setattr(Teacher, "look", looks)
     with pytest.raises(UserError, match=gone.name):
@@ -75,6 +77,39 @@ def test_a_picture_that_vanishes_before_a_look_is_named_and_nothing_is_lost(
     (tmp_path / gone.name).rename(gone)
     train.main(again)
     assert_same_training(run_of(flags).training("points", 0), run_of(again).training("points", 0))
+
+
+def test_a_training_stopped_in_its_looks_makes_no_label_twice(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In round 1, taught by round 0 before its first epoch, and by itself before the second."""
+    flags = flag(tiny, "round", 1)
+    for args in (tiny, flags):
+        asking.main(args)
+        train.main(args)
+    again = flag(flags, "runs", tmp_path / "again")
+    shutil.copytree(tmp_path / "runs", tmp_path / "again")
+    folder = run_of(again).training("points", 1)
+    shutil.rmtree(folder)
+    asking.main(again)
+    add, made, stops = Looked.add, [], [19, 7]
+
+    def stopped(self: Looked, index: int, *label: object) -> None:
+        if stops and len(made) == stops[-1]:
+            stops.pop()
+            raise Stopped
+        made.append(index)
+        add(self, index, *label)
+
+    monkeypatch.setattr(Looked, "add", stopped)
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            train.main(again)
+        assert len(list(folder.glob("looked_*"))) == 1
+    train.main(again)
+    assert made == [*range(14)] * 2
+    assert_same_training(run_of(flags).training("points", 1), folder)
+    assert not list(folder.glob("looked_*"))
 
 
 def test_a_training_begun_anew_keeps_no_old_snapshots(tiny: list[str]) -> None:

@@ -180,12 +180,13 @@ def test_only_the_oracle_can_open_a_mask():
         "report/points.py": {"truths"},
     }
     # Nor are files read by other means than those that read images, points and snapshots. (The
-    # annotation server sends the files of its own page, see its tests; a draft reads itself.)
+    # annotation server sends the files of its own page, see its tests; drafts read themselves.)
     readers = {"open", "imread", "imdecode", "fromfile", "Image", "read_bytes"}
     reading = {str(path.relative_to(root)): names_in(path) & readers for path in sources}
     assert {name: found for name, found in reading.items() if found} == {
         "annotate/server.py": {"read_bytes"},
         "draft.py": {"open", "read_bytes"},
+        "looked.py": {"open"},
     }
 
 

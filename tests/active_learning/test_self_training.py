@@ -12,6 +12,7 @@ import torch
 import active_learning.self_training as self_training
 from active_learning.agreement import agree
 from active_learning.cutting import by_colours, overlap
+from active_learning.looked import Looked
 from active_learning.self_training import Taught, Teacher, look_size
 from config import Config
 from datasets.augment import NONE
@@ -26,6 +27,7 @@ from utils.checkpoints import load_checkpoint, save_checkpoint
 from utils.device import choose_machine
 from utils.errors import UserError
 from utils.settings import to_dict
+from utils.stopping import Stopped
 
 SIZE = 32
 MACHINE = choose_machine("cpu", "fp32")
@@ -340,3 +342,95 @@ def test_pseudo_labels_repeat_bit_for_bit(images: ResizedImages, tmp_path: Path)
     other.look(1, MACHINE)
     assert torch.equal(one.maps, other.maps)
     assert torch.equal(one.trusted, other.trusted)
+
+
+def looks_kept(
+    images: ResizedImages, teacher: Teacher, keep: Path, patch: pytest.MonkeyPatch, stop: int = 99
+) -> list[int]:
+    """Look by the first snapshot; stop before a label is kept. Return the images looked at."""
+    seen, kept, batch, add = [], [], images.batch, Looked.add
+
+    def stops(self: Looked, index: int, *label: object) -> None:
+        if len(kept) == stop:
+            raise Stopped
+        kept.append(index)
+        add(self, index, *label)
+
+    with patch.context() as patched:
+        patched.setattr(images, "batch", lambda places: seen.extend(places) or batch(places))
+        patched.setattr(Looked, "add", stops)
+        teacher.pieces = [[0, 1], [2, 3], [4, 5]]
+        try:
+            teacher.look(1, MACHINE, keep)
+        except Stopped:
+            assert len(kept) == stop
+    return seen
+
+
+def test_a_look_that_was_stopped_goes_on_and_makes_the_same(
+    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
+    keep, cuts = tmp_path / "keep", []
+
+    def watched(
+        image: np.ndarray, prob: np.ndarray, labels: np.ndarray, by: str, seed: int
+    ) -> np.ndarray:
+        cuts.append(seed)
+        return np.full(prob.shape, 255 * (seed % 2), np.uint8)
+
+    monkeypatch.setattr(self_training, "cut", watched)
+    whole, stopped, again, after = (teacher_of(images, tmp_path / "own", None) for _ in range(4))
+    for teacher in (whole, stopped, again, after):
+        teacher.labels.points[3] = np.array([[63, 47, 1]])
+    whole.look(1, MACHINE)
+    assert whole.trusted.unique().tolist() == [False, True]
+    looks_kept(images, stopped, keep, monkeypatch, stop=3)
+    cuts.clear()
+    # Pieces of two images: of the second one was kept, and is not cut again.
+    assert looks_kept(images, again, keep, monkeypatch) == [2, 3, 4, 5]
+    assert sorted(cuts) == [3, 4, 5]
+    assert looks_kept(images, after, keep, monkeypatch) == []
+    for teacher in (again, after):
+        assert torch.equal(teacher.maps, whole.maps)
+        assert torch.equal(teacher.trusted, whole.trusted)
+
+
+def test_what_was_made_by_others_or_of_something_else_is_made_anew(
+    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, keep = tmp_path / "own", tmp_path / "keep"
+    save_snapshot(own / "epoch_0001.pth", 1)
+
+    def looked_at(how: Taught = DEFAULT, among: ResizedImages = images) -> list[int]:
+        return looks_kept(among, teacher_of(among, own, None, how), keep, monkeypatch)
+
+    everyone = list(range(6))
+    assert looked_at() == everyone
+    assert looked_at() == []
+    answered = teacher_of(images, own, None)
+    answered.labels.points[3] = np.array([[63, 47, 1]])
+    assert looks_kept(images, answered, keep, monkeypatch) == everyone
+    assert looked_at() == everyone
+    assert looked_at(dataclasses.replace(DEFAULT, trust=0.7)) == everyone
+    turned = ResizedImages(images.samples[::-1], SIZE, 64, "test")
+    assert looked_at(among=turned) == everyone
+    larger = ResizedImages(images.samples, SIZE + 8, 64, "test")
+    assert looked_at(among=larger) == everyone
+    assert looked_at() == everyone
+    save_snapshot(own / "epoch_0001.pth", 2)
+    assert looked_at() == everyone
+    assert len(list(keep.iterdir())) == 1
+
+
+def test_each_process_takes_what_was_kept_of_its_own_share(
+    images: ResizedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever kept it: what two had taken would count twice in the sum over all processes."""
+    save_snapshot(tmp_path / "own/epoch_0001.pth", 1)
+    keep = tmp_path / "keep"
+    assert len(looks_kept(images, teacher_of(images, tmp_path / "own", None), keep, monkeypatch))
+    monkeypatch.setattr(self_training, "shard", lambda pieces: pieces[1::2])
+    teacher = teacher_of(images, tmp_path / "own", None)
+    assert looks_kept(images, teacher, keep, monkeypatch) == []
+    assert [bool(label.any()) for label in teacher.maps] == [False, False, True, True, False, False]
