@@ -18,6 +18,8 @@ from active_learning.questions import (
 from datasets.images import native_sizes
 from datasets.index import Sample
 from datasets.points import Point, check_points, named_sizes, read_points, write_points
+from utils.background import in_background
+from utils.cores import core_count
 from utils.errors import UserError
 
 NONE = np.empty((0, 2), np.int64)
@@ -80,7 +82,8 @@ def answer_questions(path: Path, samples: Sequence[Sample], oracle: Oracle, to: 
     Args:
         path: the questions.
         samples: the images they are about.
-        oracle: is asked image by image; then, one by one, about the reserve.
+        oracle: is asked image by image; then, one by one, about the reserve. It prepares for the
+            next images meanwhile.
         to: the points file.
 
     Raises:
@@ -90,8 +93,12 @@ def answer_questions(path: Path, samples: Sequence[Sample], oracle: Oracle, to: 
     questions = read_checked(path, samples)
     of_image = by_image(questions)
     points: list[Point] = []
-    for sample in samples:
-        points += _told(oracle, sample, *of_image.get(sample.name, ([], [])))
+    images = ((sample, *of_image.get(sample.name, ([], []))) for sample in samples)
+    ready = in_background(
+        lambda sample, asked, _: oracle.prepare(sample, _pixels(asked)), images, core_count()
+    )
+    for image, _ in ready:
+        points += _told(oracle, *image)
     if questions and not points:
         raise UserError(
             f"{path}: none of its pixels could be told: take some answers back, or begin a trial "

@@ -32,6 +32,9 @@ class Oracle(Protocol):
     def people(self) -> Mapping[Pixel, tuple[str, float]] | None:
         """Who answered for an image, x and y, and the seconds it took; None: no people."""
 
+    def prepare(self, sample: Sample, pixels: np.ndarray) -> None:
+        """Do what can be done before these pixels are asked; many threads may, image by image."""
+
     def ask(self, sample: Sample, pixels: np.ndarray, round_index: int) -> list[Point]:
         """Return the labels of the asked pixels, (K, 2) of x and y in the image's own pixels.
 
@@ -59,6 +62,16 @@ class MaskOracle:
         self.path, self.mistakes = ledger, mistakes
         answered = read_points(ledger) if ledger.exists() else []
         self.ledger = {(point.image, point.x, point.y): point for point in answered}
+        self._prepared: dict[str, np.ndarray] = {}
+
+    def prepare(self, sample: Sample, pixels: np.ndarray) -> None:
+        """Read the mask, which is kept until the image is asked about, unless the ledger has all.
+
+        Raises:
+            UserError: as for `ask`.
+        """
+        if any(key not in self.ledger for key in _keys(sample, pixels)):
+            self._prepared[sample.name] = _mask(sample)
 
     def ask(self, sample: Sample, pixels: np.ndarray, round_index: int) -> list[Point]:
         """See `Oracle.ask`.
@@ -66,10 +79,11 @@ class MaskOracle:
         Raises:
             UserError: the mask is missing, unreadable, or of another size than its image.
         """
-        keys = [(sample.name, int(x), int(y)) for x, y in pixels]
+        keys = _keys(sample, pixels)
         new = [key for key in keys if key not in self.ledger]
         if new:
-            mask = mask_of_image(sample.mask, sample.image, image_size(sample.image))
+            mask = self._prepared.pop(sample.name, None)
+            mask = _mask(sample) if mask is None else mask
             for key, said in zip(new, self._say(mask, sample.name, new), strict=True):
                 if said is not None:
                     self.ledger[key] = Point(*key, int(said), round_index)
@@ -101,7 +115,7 @@ class MaskOracle:
         Raises:
             UserError: as for `ask`.
         """
-        mask = mask_of_image(sample.mask, sample.image, image_size(sample.image))
+        mask = _mask(sample)
         _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
         area = stats[1:, cv2.CC_STAT_AREA]
         seen = area >= min(SPECK * mask.size, area.max(initial=0))
@@ -113,6 +127,14 @@ class MaskOracle:
     def save(self) -> None:
         """Write the ledger, whole or not at all."""
         write_points(self.path, self.ledger.values())
+
+
+def _keys(sample: Sample, pixels: np.ndarray) -> list[Pixel]:
+    return [(sample.name, int(x), int(y)) for x, y in pixels]
+
+
+def _mask(sample: Sample) -> np.ndarray:
+    return mask_of_image(sample.mask, sample.image, image_size(sample.image))
 
 
 def leak_regions(

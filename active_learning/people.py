@@ -60,6 +60,9 @@ class HumanOracle:
         """Who answered for each pixel, and in how many seconds."""
         return {pixel: (said.annotator, said.seconds) for pixel, said in self.said.items() if said}
 
+    def prepare(self, sample: Sample, pixels: np.ndarray) -> None:
+        """Do nothing: all is said."""
+
     def ask(self, sample: Sample, pixels: np.ndarray, round_index: int) -> list[Point]:
         """Return the labels of the pixels; those that nobody can tell are left out.
 

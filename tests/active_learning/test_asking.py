@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
 import torch
 
+import active_learning.oracle as oracle_module
 import active_learning.query as query
 from active_learning.diversity import DIVERSITY
 from active_learning.maps import Maps
@@ -198,6 +200,30 @@ def test_questions_of_another_set_are_told(sample_root, tmp_path):
         assert not run.points("points", 0).exists()
 
 
+def test_masks_are_read_side_by_side_and_answers_stand_in_order(sample_root, tmp_path, monkeypatch):
+    """The first mask is read when the second has been, and all is as if they were read in turn."""
+    monkeypatch.setattr("utils.background.core_count", lambda: 2)
+    read, second, found = oracle_module.mask_of_image, threading.Event(), []
+
+    def waits(path, image, size):
+        if path == pool.samples[0].mask:
+            assert second.wait(20)
+        elif path == pool.samples[1].mask:
+            second.set()
+        return read(path, image, size)
+
+    for name, value in (("mask_of_image", waits), ("MaskOracle.prepare", lambda *args: None)):
+        config = trial(sample_root, tmp_path / name, **SKIPS)
+        run, pool = RunFolder(config.run_folder), Pool(config)
+        choose_round(pool, "points", 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"active_learning.oracle.{name}", value)
+            answer_round(pool, "points", 0)
+        found.append((run.ledger.read_bytes(), run.points("points", 0).read_bytes()))
+    assert second.is_set()
+    assert found[0] == found[1]
+
+
 class Blind:
     """An oracle who can tell nothing of some images."""
 
@@ -205,6 +231,9 @@ class Blind:
 
     def __init__(self, *images):
         self.images = images
+
+    def prepare(self, sample, pixels):
+        pass
 
     def ask(self, sample, pixels, round_index):
         if not self.images or sample.name in self.images:

@@ -114,6 +114,18 @@ def test_a_mask_is_opened_for_new_pixels_only(tmp_path, sample, opened):
         again.ask(sample, np.array([[0, 0], [1, 0]]), 1)
 
 
+def test_a_mask_that_was_prepared_is_opened_once(tmp_path, sample, opened):
+    pixels = np.array([[0, 0], [8, 5], [4, 4]])
+    plain = MaskOracle(tmp_path / "ledger.csv").ask(sample, pixels, 0)
+    oracle = MaskOracle(tmp_path / "ledger.csv")
+    opened.clear()
+    oracle.prepare(sample, pixels)
+    assert (opened, oracle.ledger) == ([sample.mask], {})
+    assert oracle.ask(sample, pixels, 0) == plain
+    oracle.prepare(sample, pixels[1:])
+    assert opened == [sample.mask]
+
+
 @pytest.mark.parametrize("size", [(WIDTH - 1, HEIGHT), (WIDTH, HEIGHT + 3), (HEIGHT, WIDTH)])
 def test_a_mask_of_another_size_is_told(tmp_path, mask, size):
     sample = make(tmp_path, "odd.png", mask, size)

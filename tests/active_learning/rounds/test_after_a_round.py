@@ -36,6 +36,9 @@ class Person:
         self.folder = folder
         self.events = []
 
+    def prepare(self, sample, pixels):
+        pass
+
     def ask(self, sample, pixels, round_index):
         self.events.append(sample.name)
         return [Point(sample.name, int(x), int(y), 1, round_index) for x, y in pixels]
