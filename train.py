@@ -47,13 +47,7 @@ from models import SaliencyNet, WeightReport, build_model
 from models.stored import parts_of
 from utils import distributed, settings
 from utils.checkpoints import load_checkpoint, load_weights_into, save_checkpoint
-from utils.device import (
-    LEAST_IMAGES,
-    choose_machine,
-    make_deterministic,
-    memory_advice,
-    worker_count,
-)
+from utils.device import choose_machine, make_deterministic, worker_count
 from utils.epoch_sums import EpochSums
 from utils.errors import UserError
 from utils.files import write_json
@@ -65,6 +59,7 @@ from utils.schedule import cyclic_cosine, snapshot_epochs
 from utils.seeding import random_state, restore_random_state, seed_everything, seed_for
 from utils.stages import run_stage
 from utils.stopping import Stopped, finishing, stop_requested
+from utils.training_needs import memory_to_train, require_images, require_shares
 
 FEW = 10
 """Validation images below which the user is told that the choice of a checkpoint is half chance."""
@@ -108,7 +103,7 @@ class Trainer(Learner):
         self.folder = self.run.training(arm, round_index, member)
         if config.deterministic:
             make_deterministic()
-        _require_images(config)
+        require_images(config)
         super().__init__(config, arm, choose_machine(config.device, config.precision))
         seed = training_seed(config, round_index, member)
         self.seed = seed
@@ -144,7 +139,7 @@ class Trainer(Learner):
             pin_memory=self.machine.device.type == "cuda",
             groups=groups,
         )
-        _require_shares(config, self.sampler.plan.smallest)
+        require_shares(config, self.sampler.plan.smallest)
         if config.match_classes:
             self.weigh(*class_weights(self.run, arm, round_index))
         self.validation = make_validation(config, self.run, arm, held_out)
@@ -436,55 +431,6 @@ class Trainer(Learner):
     def _write(path: Path, state: dict[str, Any]) -> None:
         if distributed.is_main():
             save_checkpoint(path, state)
-
-
-def _require_images(config: Config) -> None:
-    """Raise `UserError` where a part of a process's batch would be a single image."""
-    count = distributed.world()
-    least = LEAST_IMAGES * count * config.accumulate
-    if count > 1 and config.batch_size < least:
-        raise UserError(
-            f"--batch_size {config.batch_size}: must be at least {least} for {count} processes"
-            f"{f' with --accumulate {config.accumulate}' * (config.accumulate > 1)}, two images "
-            "each: start fewer"
-        )
-
-
-def _require_shares(config: Config, smallest: int) -> None:
-    """Raise `UserError` where a part of a batch would have too few images.
-
-    Of several processes each needs one in each part; batch norm, which sees those of all, two.
-
-    Args:
-        config: the settings.
-        smallest: images that every batch has: few images, or small groups, make them fewer than the
-            settings say.
-    """
-    count, parts = distributed.world(), config.accumulate
-    if smallest >= max(count, LEAST_IMAGES) * parts:
-        return
-    told = f"{config.trainset}: batches may have no more than {smallest} images, too few for "
-    if count == 1:
-        raise UserError(
-            f"{told}--accumulate {parts}: two images to a part are needed: give {smallest // 2}"
-        )
-    each = f", in {parts} parts each" * (parts > 1)
-    raise UserError(f"{told}{count} processes{each}: start fewer (--device cuda:0 is one)")
-
-
-def memory_to_train(config: Config) -> contextlib.AbstractContextManager:
-    """Return a block in which a lack of memory is told with what to change."""
-    more = 2 * config.accumulate
-    ways = [f"--accumulate {more}"] if not config.grouped else ["a smaller --batch_size"]
-    if config.batch_size < LEAST_IMAGES * more * distributed.world():
-        ways = []
-    smaller = max(32, config.size * 3 // 4 // 32 * 32)
-    ways += [f"--size {smaller}"] if smaller < config.size else []
-    if RunFolder(config.run_folder).has_weights:
-        ways = [f"{way} in a new trial" for way in ways]
-    pixels = f"{config.size} x {config.size} pixels"
-    what = f"training on {config.at_a_time} images of {pixels} at a time"
-    return memory_advice(what, ways or ["--device cpu"], config.cache_mb)
 
 
 def training_seed(config: Config, round_index: int, member: int) -> int:

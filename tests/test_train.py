@@ -356,27 +356,6 @@ def test_maps_that_are_never_finite_are_told_and_the_training_is_not_called_done
     assert not run_of(tiny).trained("dense", 0).exists()
 
 
-@pytest.mark.parametrize(("accumulate", "processes"), [(1, 5), (2, 2)])
-def test_a_batch_too_small_for_the_processes_is_refused(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch, accumulate: int, processes: int
-) -> None:
-    config = config_of(flag(tiny, "accumulate", accumulate))
-    train._require_shares(config, 2 * accumulate)
-    monkeypatch.setattr(distributed, "world", lambda: processes)
-    train._require_shares(config, accumulate * processes)
-    few = accumulate * processes - 1
-    told = rf"SAMPLE-TR: batches may have no more than {few} images, .* for {processes} processes"
-    with pytest.raises(UserError, match=told):
-        train._require_shares(config, few)
-
-
-def test_batch_norm_sees_no_single_image(tiny: list[str]) -> None:
-    config = config_of(flag(flag(tiny, "accumulate", 4), "batch_size", 8))
-    train._require_shares(config, 8)
-    with pytest.raises(UserError, match=r"more than 7 images, too few for --accumulate 4: .* 3$"):
-        train._require_shares(config, 7)
-
-
 def test_every_member_draws_its_own_in_every_process(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,19 +370,6 @@ def test_every_member_draws_its_own_in_every_process(
     for trainer in trainers:
         trainer._placed(batch, [(0, index) for index in range(4)])
     assert len(set(drawn)) == 2
-
-
-def test_no_more_processes_are_started_than_the_smallest_part_of_a_batch_has_images_for(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    for batch_size, accumulate, expected in ((16, 1, 4), (7, 2, 1), (8, 2, 2), (9, 4, 1)):
-        more = ["--device", "auto", "--batch_size", str(batch_size)]
-        config = config_of([*tiny, *more, "--accumulate", str(accumulate)])
-        assert config.processes == expected
-        with monkeypatch.context() as patch:
-            patch.setattr(distributed, "world", lambda count=expected: count)
-            train._require_images(config)
 
 
 def test_train_refuses_a_damaged_set_and_names_the_file(
