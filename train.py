@@ -499,8 +499,10 @@ def finished(config: Config, arm: str, round_index: int, member: int) -> dict[st
 
 def train_member(config: Config, arm: str, round_index: int, member: int) -> dict[str, Any]:
     """Train a member, unless that is done; return its summary, and keep nothing else of it."""
-    summary = finished(config, arm, round_index, member)
+    summary = finished(config, arm, round_index, member) if config.ensemble == "deep" else None
     if summary is not None:
+        if distributed.is_main():  # as `Trainer.fit` does last, if it was not stopped
+            forget(RunFolder(config.run_folder).training(arm, round_index, member))
         return summary
     with memory_to_train(config):
         trainer = Trainer(config, arm, round_index, member)

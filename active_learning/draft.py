@@ -22,6 +22,7 @@ from active_learning.selection import Choice
 from config import FREE, Config
 from utils.checkpoints import fingerprint
 from utils.distributed import rank
+from utils.files import append_bytes
 from utils.settings import to_dict
 
 
@@ -58,14 +59,13 @@ class Draft:
         """Keep the choice in an image.
 
         Raises:
-            OSError: the disk is full, or may not be written.
+            UserError: the disk is full, or may not be written.
         """
         if not self._begun:
             self._begin()
         row = {"image": self.names[place], "pixels": choice.pixels.tolist()}
         row |= {"reserve": choice.reserve.tolist(), "worth": float(choice.worth)}
-        with open(self.path, "ab") as file:
-            file.write(_line(row))
+        append_bytes(self.path, _line(row))
 
     def _begin(self) -> None:
         """Cut off what a kill has left of a line, or begin the file anew."""

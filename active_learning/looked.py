@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.distributed import rank
+from utils.files import append_bytes
 
 MARK_BYTES = 8
 """Bytes of the checksum before each record."""
@@ -51,13 +52,12 @@ class Looked:
         """Keep the label of an image.
 
         Raises:
-            OSError: the disk is full, or may not be written.
+            UserError: the disk is full, or may not be written.
         """
         if not self._begun:
             self._begin()
         row = np.array((index, trusted, made), self.record).tobytes()
-        with open(self.path, "ab") as file:
-            file.write(self._mark(row) + row)
+        append_bytes(self.path, self._mark(row) + row)
 
     def _begin(self) -> None:
         """Cut off what a kill has left of a record, and all that is of another look."""

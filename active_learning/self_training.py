@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from active_learning.looked import Looked
 from config import Config
 from datasets.augment import resize
 from datasets.cache import ResizedImages
+from datasets.scoring import file_state
 from datasets.training import Labels
 from models.mean_maps import enlarged, mean_maps
 from models.saliency_net import SaliencyNet
@@ -196,12 +198,18 @@ class Teacher:
 
     def _made_of(self) -> bytes:
         """Return a hash of all that the labels depend on."""
-        digest = hashlib.blake2b(digest_size=32)
-        names = [sample.name for sample in self.images.samples]
-        digest.update(repr((self.how, self.size, self.images.size, names)).encode())
+        digest = hashlib.blake2b(self._data, digest_size=32)
+        digest.update(repr((self.how, self.size, self.images.size)).encode())
         for path in self.seen:
             digest.update(fingerprint(path).encode())
-        for index in range(len(names)):
+        return digest.digest()
+
+    @functools.cached_property
+    def _data(self) -> bytes:
+        """A hash of the pictures, as their files are, and of their answers."""
+        digest = hashlib.blake2b(digest_size=32)
+        for index, sample in enumerate(self.images.samples):
+            digest.update(repr((sample.name, file_state(sample.image))).encode())
             digest.update(self.labels.at(index, np.eye(3)))
         return digest.digest()
 

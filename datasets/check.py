@@ -35,6 +35,7 @@ from utils.errors import UserError, closest, run_script
 from utils.progress import track
 
 SHOWN = 10
+MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ def _check_parts(root: Path, parts: list[_Part], progress: bool) -> tuple[list[F
         jobs += some_jobs
     digests: list[tuple[Sample, bytes]] = []
     # Few are begun ahead of the bar: a signal need not wait for all images.
-    work = in_background(partial(check_sample, root), jobs, 4 * core_count())
+    threads = min(MOST_THREADS, core_count())
+    work = in_background(partial(check_sample, root), jobs, 4 * threads, threads)
     for (sample, _), (found, digest) in track(work, "checking", len(jobs), shown=progress):
         faults += found
         if digest is not None:
@@ -303,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     note = None
     if options.run_folder and options.trainset:
         place = options.run_folder, options.data_root, options.trainset
-        with contextlib.suppress(UserError):  # told below, or by the stage that reads the note
+        with contextlib.suppress(UserError, OSError):  # told below, or by who reads the note
             note = SoundNote(*place, train_masks)
     faults, images = _check_parts(options.data_root, parts, progress=True)
     for fault in faults:

@@ -198,7 +198,10 @@ def test_a_finished_member_is_not_built(
     before = run.trained("points", 0).read_bytes()
     run.trained("points", 0).unlink()
     monkeypatch.setattr(ResizedImages, "__init__", None)
+    left = run.training("points", 0, 1) / "looked_0.maps"  # a stop behind the last epoch's save
+    left.touch()
     train.main(again)
+    assert not left.exists()
     assert run.trained("points", 0).read_bytes() == before
     run.trained("points", 0).unlink()
     run.config.unlink()

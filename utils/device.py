@@ -112,6 +112,7 @@ def make_deterministic() -> None:
 
 
 ON_GPU = "on the GPU"
+IN_SHARED = "in /dev/shm (docker run --shm-size 8g makes it larger)"
 
 
 @contextlib.contextmanager
@@ -130,7 +131,8 @@ def memory_advice(what: str, ways: Sequence[str], cache_mb: int = 0) -> Iterator
         if where is None:
             raise
         if cache_mb and where != ON_GPU:
-            ways = [*ways, f"--cache_mb {cache_mb // 2}"]
+            less = f"--cache_mb {cache_mb // 2}"
+            ways = [less, *ways] if where == IN_SHARED else [*ways, less]
         raise UserError(f"out of memory {where}, {what}: give {', or '.join(ways)}") from error
 
 
@@ -141,7 +143,7 @@ def _lacks_memory(error: BaseException) -> str | None:
     if full or isinstance(error, torch.cuda.OutOfMemoryError):
         return ON_GPU
     if "unable to allocate shared memory" in str(error):
-        return "in /dev/shm (docker run --shm-size 8g makes it larger)"
+        return IN_SHARED
     lacks = "DefaultCPUAllocator" in str(error) or isinstance(error, MemoryError)
     return "of the machine" if lacks else None
 

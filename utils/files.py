@@ -67,6 +67,22 @@ def _make_alone(temporary: Path) -> int:
         os.close(handle)
 
 
+def append_bytes(path: Path, data: bytes) -> None:
+    """Add to a file's end; a kill may leave a part of it.
+
+    Raises:
+        UserError: the disk is full, or the file may not be written.
+    """
+    try:
+        with open(path, "ab") as file:
+            file.write(data)
+    except OSError as error:
+        told = disk_error(error)
+        if told is None:
+            raise
+        raise UserError(f"cannot write {path}: {str(told).split(': ', 1)[-1]}") from None
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` as UTF-8 under ``path``, whole or not at all.
 

@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.errors import UserError, disk_error
-from utils.files import atomic_path
+from utils.errors import UserError
+from utils.files import append_bytes, atomic_path
 from utils.locks import in_use
 from utils.metrics import CONVENTIONS, PARTS, TALLY, SetScores
 from utils.metrics.summary import CHUNK
@@ -149,11 +149,7 @@ class TallyLog:
         Raises:
             UserError: the disk is full or may not be written.
         """
-        try:
-            with open(self.path, "ab") as file:
-                file.write(records.tobytes())
-        except OSError as error:
-            raise disk_error(error) or error from None
+        append_bytes(self.path, records.tobytes())
 
     def close(self, names: Iterable[str], marks: NDArray[np.uint64]) -> Kept:
         """Write down which images the set is made of, in order, and return what is known of them.

@@ -11,6 +11,7 @@ file or several; what stands, stands, and what differs from it is told.
 
 from __future__ import annotations
 
+import glob
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -133,6 +134,13 @@ def add_arguments(parser: Any) -> None:
     flag("--annotator", metavar="NAME", help="whose the answers are, whatever the file says")
 
 
+def _of_earlier(path: Path, written: Sequence[Path]) -> list[str]:
+    """Name the files of an export to the same path that this one has not written anew."""
+    parts = path.parent.glob(f"{glob.escape(path.stem)}_*{glob.escape(path.suffix)}")
+    numbered = [p for p in parts if p.stem.removeprefix(f"{path.stem}_").isdecimal()]
+    return [p.name for p in sorted([path, *numbered]) if p.exists() and p not in written]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Export or import what the command line says; see the module's text."""
     config, args = settings.parse(argv, __doc__, add_arguments)
@@ -153,12 +161,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         written = WRITERS[args.export](args.to, tasks)
         asked = [one for task in tasks for one in task.asked]
         still = sum(not one.answers for one in asked)
-        print(f"{args.to}: {len(tasks)} images, {len(asked)} pixels, {still} of them open")
+        print(f"{written[0]}: {len(tasks)} images, {len(asked)} pixels, {still} of them open")
         if len(written) > 1:
             print(
                 f"in {len(written)} parts, {written[0].name} to {written[-1].name}: make each a "
                 "project of its own, and give --from what comes back of all"
             )
+        if older := _of_earlier(args.to, written):
+            print(f"of an earlier export, and not of this one: {', '.join(older)}")
     else:
         bring_in(args, run, files, samples)
     return 0

@@ -51,32 +51,33 @@ def write(path: Path, tasks: Sequence[Task]) -> list[Path]:
     Raises:
         UserError: an image's name holds a character that XML has not.
     """
-    written = write_parts(path, map(_image, range(len(tasks)), tasks), _annotations)
+    written = write_parts(path, map(_image, tasks), _annotations)
     write_json(path.with_suffix(".labels.json"), _labels())
     return written
 
 
 def _annotations(images: Sequence[str]) -> str:
-    """Return a file's text, with what all images have in common."""
+    """Return a file's text: its images, numbered, and what they have in common."""
     root = ET.Element("annotations")
     ET.SubElement(root, "version").text = "1.1"
     _describe(ET.SubElement(ET.SubElement(root, "meta"), "task"), len(images))
     ET.indent(root)
     head = ET.tostring(root, "unicode").removesuffix("</annotations>")
-    body = "".join(f"  {image}\n" for image in images)
+    body = "".join(f'  <image id="{number}"{image}\n' for number, image in enumerate(images))
     return f'<?xml version="1.0" encoding="utf-8"?>\n{head}{body}</annotations>'
 
 
-def _image(index: int, task: Task) -> str:
+def _image(task: Task) -> str:
+    """Return an image's element without its beginning, to which a file adds the number."""
     if _NOT_XML.search(task.image):
         raise UserError(f"image {task.image!r}: XML cannot hold this name: rename the file")
     size = {"width": str(task.width), "height": str(task.height)}
-    image = ET.Element("image", {"id": str(index), "name": task.image, **size})
+    image = ET.Element("image", {"name": task.image, **size})
     for asked in task.asked:
         for answer in asked.answers or (None,):
             _point(image, asked, answer)
     ET.indent(image, level=1)
-    return ET.tostring(image, "unicode")
+    return ET.tostring(image, "unicode").removeprefix("<image")
 
 
 def _describe(task: ET.Element, images: int) -> None:

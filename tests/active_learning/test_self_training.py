@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_networks_that_binarise_teach_by_their_maps_before_that(images: ResizedI
     parts = parts_of(to_dict(Config(binarise="decoder")), 0)
     model = SaliencyNet("mobilenet_v2", 8, parts).eval()
     teacher = teacher_of(images, None, None, Taught(1, SIZE, agree=False))
-    for index, _, prob, _ in teacher._agreed([model], MACHINE):
+    for index, _, prob, _ in teacher._agreed([model], MACHINE, teacher.pieces):
         pixels = images.batch([index]).float() / 255
         with torch.no_grad():
             ways = [model(pixels), model(pixels.flip(-1))]
@@ -348,7 +349,12 @@ def looks_kept(
     images: ResizedImages, teacher: Teacher, keep: Path, patch: pytest.MonkeyPatch, stop: int = 99
 ) -> list[int]:
     """Look by the first snapshot; stop before a label is kept. Return the images looked at."""
-    seen, kept, batch, add = [], [], images.batch, Looked.add
+    seen, kept, batches, add = [], [], images.batches, Looked.add
+
+    def noted(pieces: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+        for piece, pixels in zip(pieces, batches(pieces), strict=True):
+            seen.extend(piece)
+            yield pixels
 
     def stops(self: Looked, index: int, *label: object) -> None:
         if len(kept) == stop:
@@ -357,7 +363,7 @@ def looks_kept(
         add(self, index, *label)
 
     with patch.context() as patched:
-        patched.setattr(images, "batch", lambda places: seen.extend(places) or batch(places))
+        patched.setattr(images, "batches", noted)
         patched.setattr(Looked, "add", stops)
         teacher.pieces = [[0, 1], [2, 3], [4, 5]]
         try:
@@ -415,6 +421,10 @@ def test_what_was_made_by_others_or_of_something_else_is_made_anew(
     assert looked_at(dataclasses.replace(DEFAULT, trust=0.7)) == everyone
     turned = ResizedImages(images.samples[::-1], SIZE, 64, "test")
     assert looked_at(among=turned) == everyone
+    assert looked_at() == everyone
+    replaced = images.samples[2].image
+    replaced.write_bytes(replaced.read_bytes())
+    assert looked_at() == everyone
     larger = ResizedImages(images.samples, SIZE + 8, 64, "test")
     assert looked_at(among=larger) == everyone
     assert looked_at() == everyone

@@ -41,7 +41,7 @@ def test_on_a_processor_no_loader_process_is_chosen():
 def test_full_shared_memory_is_told_with_what_to_change():
     full = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device"
     with (
-        pytest.raises(UserError, match=r"/dev/shm .*, decoding: give --size 32, or --cache_mb 5$"),
+        pytest.raises(UserError, match=r"/dev/shm .*, decoding: give --cache_mb 5, or --size 32$"),
         memory_advice("decoding", ["--size 32"], cache_mb=10),
     ):
         raise RuntimeError(full)
