@@ -20,6 +20,7 @@ validation images: at random points for points, at masks for masks. ``<out>`` ge
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
@@ -49,7 +50,7 @@ from benchmarks.label_scores import Entry, blocks_of, read_entry
 from benchmarks.label_stages import Journal, Stages, made_with
 from benchmarks.label_table import csv_rows, markdown
 from config import FIELDS, Config
-from datasets.index import split_set_names
+from datasets.index import list_sets, split_set_names
 from utils import settings
 from utils.device import choose_machine
 from utils.errors import UserError, closest
@@ -167,6 +168,35 @@ def read_all(
     return entries, faults
 
 
+def training_images_of(config: Config) -> str:
+    """Return a hash of the names of all training images, those that validate among them.
+
+    Raises:
+        UserError: a set is missing or cannot be listed.
+    """
+    names = [sample.name for sample in list_sets(config.data_root, config.trainset)]
+    return hashlib.blake2b("\0".join(names).encode(), digest_size=8).hexdigest()
+
+
+def require_same_images(entries: Sequence[Entry], images: str = "") -> None:
+    """Raise `UserError` unless all were trained on the same images, as far as that is known.
+
+    Args:
+        entries: the results.
+        images: what `training_images_of` says of those that more are to be trained on; empty:
+            none are.
+    """
+    for entry in entries:
+        for of_entry in (made.get("images", "") for made in entry.made):
+            images = images or of_entry
+            if of_entry not in ("", images):
+                raise UserError(
+                    f"{entry.kept[0].parent}: was trained on other images than the set of that "
+                    "name has here, or than other results of this table: make the set as it was "
+                    "then, or leave it out (--kept, --out)"
+                )
+
+
 def trials_of(entries: Sequence[Entry]) -> list[Path]:
     """Return the folders of the trials that results were read from."""
     own = {entry.kept[0].parent.with_name(entry.trial) for entry in entries}
@@ -249,13 +279,16 @@ def carry_out(
     failed = [f"{name}: left out: {reason}" for name, reason in left_out.items()]
     if not args.report:
         device = choose_machine(base.device, base.precision).device.type
-        stages = Stages(args.jobs, made_with(command, device))
+        images = training_images_of(base)
+        stages = Stages(args.jobs, made_with(command, device, images))
         prepare_data(base, stages, args.out)
         places = [[one.at(folder) for folder in args.kept] for one in planned]
-        known = [any(read_entry(at, sets) for at in mine) for mine in places]
-        left = [one for one, is_known in zip(planned, known, strict=True) if not is_known]
+        known = [next(filter(None, (read_entry(at, sets) for at in mine)), None) for mine in places]
+        require_same_images([entry for entry in known if entry], images)
+        left = [one for one, entry in zip(planned, known, strict=True) if entry is None]
         failed += run(left, bases, stages, args.keep)
     entries, faults = read_all(planned, sets, args.kept)
+    require_same_images(entries)
     return Outcome(base, seeds, sets, hard, entries, failed + faults)
 
 

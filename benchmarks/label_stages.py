@@ -81,15 +81,21 @@ def commit_of(folder: Path) -> str:
     return told.stdout.strip()
 
 
-def made_with(command: str, device: str) -> dict[str, Any]:
-    """Return what may change a training beside its settings: code, device type, versions."""
+def made_with(command: str, device: str, images: str) -> dict[str, Any]:
+    """Return what may change a training beside its settings: code, device, versions, images.
+
+    Args:
+        command: as it was given, without folders.
+        device: its type.
+        images: a hash of the training images' names: settings name the set alone.
+    """
     versions = {"commit": commit_of(ROOT), "python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "unknown"
-    return {"command": command, "device": device, "versions": versions}
+    return {"command": command, "device": device, "versions": versions, "images": images}
 
 
 @dataclass

@@ -53,7 +53,7 @@ def test_results_name_the_commit_that_made_them(tmp_path: Path) -> None:
     assert commit_of(tmp_path) == commit
     (tmp_path / "a").write_text("2", encoding="utf-8")
     assert commit_of(tmp_path) == f"{commit}-dirty"
-    assert made_with("c", "cpu")["versions"].keys() >= {"commit", "torch"}
+    assert made_with("c", "cpu", "i")["versions"].keys() >= {"commit", "torch"}
 
 
 def test_nothing_of_a_place_is_told() -> None:
@@ -351,6 +351,8 @@ def carried_out(
     """Call the benchmark with pretended stages; return its exit code and what they did."""
     monkeypatch.setattr(label_efficiency, "Stages", lambda jobs, made: stages)
     monkeypatch.setattr(label_efficiency, "prepare_data", lambda *args: None)
+    images = stages.made.get("images", "")
+    monkeypatch.setattr(label_efficiency, "training_images_of", lambda config: images)
     monkeypatch.setattr(label_runs, "keep_images", pretend_images)
     words = ["--data_root", str(root / "data"), "--trainset", "A", "--testsets", "B"]
     words += ["--device", "cpu", "--seeds", "1", "--arms", arms, *more]
@@ -454,6 +456,31 @@ def test_what_is_kept_of_other_settings_is_refused(
     assert alone == (0, [])
     # Another set was not scored: the arm is run.
     assert call(Pretended(), *reading, "--testsets", "B+C")[1]
+
+
+def test_the_hash_of_the_training_images_tells_sets_apart(sample_root: Path) -> None:
+    sets = [Config(data_root=str(sample_root), trainset=f"SAMPLE-{name}") for name in ("TR", "TE")]
+    assert len({label_efficiency.training_images_of(config) for config in sets}) == 2
+
+
+def test_what_was_trained_on_other_images_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings name a set, not its images: of two parts of one name, say."""
+    call = functools.partial(carried_out, monkeypatch, tmp_path, "margin")
+    some, others = Pretended(), Pretended()
+    some.made, others.made = ({**MADE, "images": name} for name in ("some", "others"))
+    kept = tmp_path / "kept"
+    assert call(some, "--out", str(tmp_path / "a"), "--pack", str(kept))[0] == 0
+    reading = ["--out", str(tmp_path / "b"), "--kept", str(kept)]
+    assert call(some, *reading)[0] == 0
+    with pytest.raises(UserError, match=r"kept/seed_0/.*: was trained on other images than"):
+        call(others, *reading)
+    # Nor does a report put both into one table.
+    journal = kept / "seed_0" / "margin" / "bench.json"
+    journal.write_text(journal.read_text(encoding="utf-8").replace("some", "others"))
+    with pytest.raises(UserError, match="or than other results of this table"):
+        call(some, *reading, "--report")
 
 
 def test_results_from_before_images_were_kept_are_told(tmp_path: Path) -> None:
