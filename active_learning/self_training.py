@@ -209,7 +209,9 @@ class Teacher:
         """A hash of the pictures, as their files are, and of their answers."""
         digest = hashlib.blake2b(digest_size=32)
         for index, sample in enumerate(self.images.samples):
-            digest.update(repr((sample.name, file_state(sample.image))).encode())
+            # One that has gone is told when it is read.
+            state = file_state(sample.image) if sample.image.exists() else "-"
+            digest.update(repr((sample.name, state)).encode())
             digest.update(self.labels.at(index, np.eye(3)))
         return digest.digest()
 
