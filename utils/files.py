@@ -30,7 +30,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise UserError(f"{path}: a folder where a file should be: name the file")
     # One name for one file: what a killed process leaves is overwritten by the next.
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
+    with _faults_told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = _make_alone(temporary)
         try:
@@ -44,6 +44,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise
         finally:
             os.close(handle)
+
+
+@contextlib.contextmanager
+def _faults_told(path: Path) -> Iterator[None]:
+    """Turn what a user can mend on the disk into a `UserError` that names the file."""
+    try:
+        yield
     except OSError as error:
         told = disk_error(error)
         if told is None:
@@ -73,14 +80,8 @@ def append_bytes(path: Path, data: bytes) -> None:
     Raises:
         UserError: the disk is full, or the file may not be written.
     """
-    try:
-        with open(path, "ab") as file:
-            file.write(data)
-    except OSError as error:
-        told = disk_error(error)
-        if told is None:
-            raise
-        raise UserError(f"cannot write {path}: {str(told).split(': ', 1)[-1]}") from None
+    with _faults_told(path), open(path, "ab") as file:
+        file.write(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

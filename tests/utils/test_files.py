@@ -12,7 +12,7 @@ import pytest
 
 import utils.files
 from utils.errors import UserError
-from utils.files import atomic_path, read_json, write_json, write_text
+from utils.files import append_bytes, atomic_path, read_json, write_json, write_text
 
 
 def names(folder):
@@ -233,3 +233,14 @@ def test_text_that_is_not_utf_8_is_told_and_nothing_is_written(tmp_path: Path) -
     with pytest.raises(UserError, match=r"note\.json: not UTF-8, in '.*\\udce4\.png.*rename"):
         write_json(tmp_path / "note.json", {"picture": "b\udce4.png"})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_added_is_told_with_the_file(tmp_path):
+    path = tmp_path / "maps"
+    append_bytes(path, b"a")
+    append_bytes(path, b"bc")
+    assert path.read_bytes() == b"abc"
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=f"cannot write {full}: the disk is full"):
+        append_bytes(full, b"d")
