@@ -31,7 +31,6 @@ from datasets.index import (
     test_set_names,
 )
 from datasets.maps import check_utf8
-from datasets.scoring import file_state
 from models.group_view import GroupView, view_group
 from models.stored import load_model
 from utils import settings
@@ -40,7 +39,7 @@ from utils.cores import core_count
 from utils.device import Machine, choose_machine, make_deterministic, memory_advice
 from utils.distributed import any_of, barrier, gather_objects, is_main, shard
 from utils.errors import UserError
-from utils.files import read_object, write_json
+from utils.files import file_state, read_object, write_json
 from utils.locks import held
 from utils.progress import track
 from utils.run_folder import VALIDATION, RunFolder, map_of

@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 
 import torch
 
+from active_learning import looked
 from active_learning.learner import Learner, NotFinite
-from active_learning.looked import forget
 from active_learning.self_training import Taught, Teacher, look_size
 from active_learning.validation import Estimate, Latest, Validation
 from config import Config
@@ -274,7 +274,7 @@ class Trainer(Learner):
                     if distributed.any_of(stop_requested()):
                         raise Stopped
         if main:
-            forget(self.folder)
+            looked.forget(self.folder)
         if not self.best < math.inf:
             raise UserError(
                 f"{self.folder}: after no epoch were the maps of the held-out images finite, so "
@@ -502,7 +502,7 @@ def train_member(config: Config, arm: str, round_index: int, member: int) -> dic
     summary = finished(config, arm, round_index, member) if config.ensemble == "deep" else None
     if summary is not None:
         if distributed.is_main():  # as `Trainer.fit` does last, if it was not stopped
-            forget(RunFolder(config.run_folder).training(arm, round_index, member))
+            looked.forget(RunFolder(config.run_folder).training(arm, round_index, member))
         return summary
     with memory_to_train(config):
         trainer = Trainer(config, arm, round_index, member)

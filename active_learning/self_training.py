@@ -17,7 +17,6 @@ from active_learning.looked import Looked
 from config import Config
 from datasets.augment import resize
 from datasets.cache import ResizedImages
-from datasets.scoring import file_state
 from datasets.training import Labels
 from models.mean_maps import enlarged, mean_maps
 from models.saliency_net import SaliencyNet
@@ -27,6 +26,7 @@ from utils.checkpoints import fingerprint
 from utils.device import Machine
 from utils.distributed import all_reduce_sum, shard
 from utils.errors import UserError
+from utils.files import state_if_there
 from utils.run_folder import list_snapshots
 
 CUT_SIZES = 256, 128
@@ -210,8 +210,7 @@ class Teacher:
         digest = hashlib.blake2b(digest_size=32)
         for index, sample in enumerate(self.images.samples):
             # One that has gone is told when it is read.
-            state = file_state(sample.image) if sample.image.exists() else "-"
-            digest.update(repr((sample.name, state)).encode())
+            digest.update(repr((sample.name, state_if_there(sample.image))).encode())
             digest.update(self.labels.at(index, np.eye(3)))
         return digest.digest()
 

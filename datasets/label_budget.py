@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from datasets.images import image_size, read_mask
 from datasets.index import Sample
 from datasets.points import answers_of, read_rounds
-from datasets.scoring import file_state
 from datasets.superpixels import UNLABELLED, SuperpixelCache, spread
 from utils.background import in_background
 from utils.cores import core_count
-from utils.files import read_object, write_json
+from utils.files import read_object, state_if_there, write_json
 from utils.progress import track
 
 
@@ -138,4 +137,4 @@ def stored_budgets(
 
 
 def _state(file: Path) -> str:
-    return f"{file} {file_state(file) if file.exists() else '-'}"
+    return f"{file} {state_if_there(file)}"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from datasets.maps import Pair, read_map, read_true_mask
 from utils.errors import UserError
+from utils.files import file_state
 from utils.locks import locked
 from utils.metrics import CONVENTIONS, Convention, tally
 from utils.progress import track
@@ -213,13 +214,3 @@ def mark_of(pair: Pair) -> int:
     for path in (pair.saliency, pair.mask):
         digest.update(f"\0{path.suffix}\0{file_state(path)}".encode())
     return int.from_bytes(digest.digest(), "little")
-
-
-def file_state(path: Path) -> str:
-    """Return what changes whenever a file does, without reading it: size, times, number on disk.
-
-    Size and time of change alone may stay: maps of one shape have one size in some formats, and
-    programs that copy files set the time to the original's.
-    """
-    stat = os.stat(path)
-    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"

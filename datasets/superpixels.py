@@ -19,10 +19,9 @@ import numpy as np
 
 from datasets.images import image_size, read_image
 from datasets.index import Sample
-from datasets.scoring import file_state
 from datasets.slic import slic_regions
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, file_state
 
 SMALLEST_SIDE = 8
 ITERATIONS = 10

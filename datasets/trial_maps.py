@@ -18,12 +18,11 @@ from datasets.label_budget import stored_budgets
 from datasets.maps import read_map
 from datasets.places import Place
 from datasets.points import read_answers
-from datasets.scoring import file_state
 from datasets.superpixels import SuperpixelCache
 from utils import settings
 from utils.background import in_background
 from utils.cores import core_count
-from utils.files import read_object
+from utils.files import read_object, state_if_there
 from utils.locks import locked
 from utils.metrics import point_scores, point_tally
 from utils.progress import track
@@ -118,8 +117,8 @@ class TrialMaps:
 
 def _mark(name: str, saliency: Path, points: NDArray[np.int64]) -> int:
     """Return a hash of an image's name, of its map's state (`file_state`), and of its answers."""
-    state = file_state(saliency) if saliency.exists() else "-"
-    digest = hashlib.blake2b(os.fsencode(f"{name}\0{state}\0"), digest_size=8)
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(os.fsencode(f"{name}\0{state_if_there(saliency)}\0"))
     digest.update(points.tobytes())
     return int.from_bytes(digest.digest(), "little")
 

@@ -74,6 +74,21 @@ def _make_alone(temporary: Path) -> int:
         os.close(handle)
 
 
+def file_state(path: Path) -> str:
+    """Return what changes whenever a file does, without reading it: size, times, number on disk.
+
+    Size and time of change alone may stay: maps of one shape have one size in some formats, and
+    programs that copy files set the time to the original's.
+    """
+    stat = os.stat(path)
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+
+
+def state_if_there(path: Path) -> str:
+    """Return `file_state`, or "-" where there is no file."""
+    return file_state(path) if path.exists() else "-"
+
+
 def append_bytes(path: Path, data: bytes) -> None:
     """Add to a file's end; a kill may leave a part of it.
 

@@ -10,9 +10,9 @@ import pytest
 from datasets import superpixels as module
 from datasets.images import read_image, write_png
 from datasets.index import Sample, list_set
-from datasets.scoring import file_state
 from datasets.superpixels import SuperpixelCache, read_label_map, spread, superpixels
 from utils.errors import UserError
+from utils.files import file_state
 
 
 def picture(height, width, seed=0):
