@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from utils import background
 from utils.background import in_background
 
 
@@ -57,3 +58,20 @@ def test_a_failure_is_raised_and_the_rest_dropped() -> None:
         next(found)
     assert len(made) == 8
     assert next(found, None) is None
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(None, 5), (2, 2)])
+def test_as_many_threads_work_as_there_are_cores_or_are_wanted(
+    monkeypatch: pytest.MonkeyPatch, threads: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(background, "core_count", lambda: 5)
+    all_at_work = threading.Barrier(expected)  # fewer would wait for ever
+    seen: set[int] = set()
+
+    def work(_: int) -> None:
+        seen.add(threading.get_ident())
+        all_at_work.wait(60)
+
+    items = [(number,) for number in range(4 * expected)]
+    assert [item for item, _ in in_background(work, items, len(items), threads)] == items
+    assert len(seen) == expected
