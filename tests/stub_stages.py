@@ -49,17 +49,19 @@ def make_config(words: list[str], flags: dict[str, str]) -> None:
 
 
 def train(folder: Path, trial: str) -> int:
-    """Train epoch by epoch; ``log.csv`` counts them."""
+    """Train epoch by epoch; ``log.csv`` counts them, whole at any moment as the real one is."""
+    from utils.files import write_text
+
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     folder.mkdir(exist_ok=True)
     log = folder / "log.csv"
-    if not log.exists():
-        log.write_text("epoch,val_MAE\n")
+    told = log.read_text() if log.exists() else "epoch,val_MAE\n"
+    write_text(log, told)
     if os.environ.get("STUB_FAIL") == trial[1:]:
         print("error: made to fail", file=sys.stderr)
         return 2
-    done = len(log.read_text().splitlines()) - 1
+    done = len(told.splitlines()) - 1
     for epoch in range(done + 1, EPOCHS + 1):
         end = time.monotonic() + float(os.environ.get("STUB_SECONDS", "0"))
         while time.monotonic() < end and not stopped:
@@ -67,8 +69,8 @@ def train(folder: Path, trial: str) -> int:
         if stopped:
             print("stopped, saved")
             return int(os.environ.get("STUB_STOPPED", "75"))
-        with open(log, "a") as file:
-            file.write(f"{epoch},{1 / epoch}\n")
+        told += f"{epoch},{1 / epoch}\n"
+        write_text(log, told)
     (folder / "checkpoints").mkdir(exist_ok=True)
     (folder / "checkpoints" / "best.pth").write_text("weights")
     (folder / "trained.json").write_text("{}")
