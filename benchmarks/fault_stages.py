@@ -39,6 +39,7 @@ from models import build_model
 from models.saliency_net import NO_PARTS
 from utils import settings
 from utils.errors import run_script
+from utils.files import read_json, write_json
 from utils.stages import run_stage
 from utils.tables import read_rows
 
@@ -219,7 +220,8 @@ class Pipeline:
             flags: further ones.
         """
         watched = injection or Injection(self.runs)
-        told = self.home / "log"
+        # The file lies outside the folder that is watched.
+        told, changes = self.home / "log", self.home / "changes.json"
 
         def work() -> None:
             prepare()
@@ -228,15 +230,13 @@ class Pipeline:
                 run = run_stage if stage.listens else run_script
                 run(self.command(stage.name, flags))
             finally:
-                # By its number: the file lies outside the folder that is watched.
-                (self.home / "changes").write_text(json.dumps(watched.seen))
+                write_json(changes, watched.seen)
 
-        (self.home / "changes").unlink(missing_ok=True)
+        changes.unlink(missing_ok=True)
         began = time.monotonic()
         status = forked(work, told, seconds)
         took = time.monotonic() - began
-        changes = self.home / "changes"
-        seen = json.loads(changes.read_text()) if changes.exists() else []
+        seen = read_json(changes) if changes.exists() else []
         return Ended(status, told.read_text(errors="replace"), seen, took)
 
     def differences(self, stage: Stage) -> list[str]:

@@ -5,6 +5,7 @@ The sweep runs in a process of its own: it forks, which is only safe before thre
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from benchmarks.fault_injection import KINDS, Injection, terminate
+from benchmarks.fault_injection import KINDS, Injection, kill, terminate
 from benchmarks.fault_stages import Pipeline, Stage, forked
 from benchmarks.faults import ASKED, FULL, KILLED, Case, attempt, cases, pipeline_of
 from utils.files import atomic_path, read_json, write_text
@@ -183,6 +184,19 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(small: Pipeline, number: int)
     half = small.runs / ".b.partial.txt"
     if number == 5:
         assert half.read_text() == "text of b.txt"[:6]
+
+
+def test_a_kill_while_the_changes_are_told_leaves_no_half_of_them(small: Pipeline) -> None:
+    def kill_while_flushing() -> None:
+        os.fsync = lambda handle: kill()
+
+    def changes_nothing(argv: Any) -> int:
+        return 0
+
+    small.stages.append(Stage("it", changes_nothing))
+    small.runs.mkdir()
+    ended = small.start(small.stages[0], prepare=kill_while_flushing)
+    assert (ended.status, ended.seen) == (-9, [])
 
 
 def test_a_hung_stage_and_a_defect_are_no_success(small: Pipeline, tmp_path: Path) -> None:
