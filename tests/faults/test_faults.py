@@ -17,9 +17,9 @@ import pytest
 from tqdm import tqdm
 
 from benchmarks.fault_injection import KINDS, Injection, kill, terminate
-from benchmarks.fault_stages import Pipeline, Stage, forked
+from benchmarks.fault_stages import Pipeline, Stage, differences, forked
 from benchmarks.faults import ASKED, FULL, KILLED, Case, attempt, cases, pipeline_of
-from utils.files import atomic_path, read_json, write_text
+from utils.files import atomic_path, read_json, write_json, write_text
 from utils.stages import run_stage
 from utils.stopping import EXIT_STOPPED, finishing
 
@@ -197,6 +197,19 @@ def test_a_kill_while_the_changes_are_told_leaves_no_half_of_them(small: Pipelin
     small.runs.mkdir()
     ended = small.start(small.stages[0], prepare=kill_while_flushing)
     assert (ended.status, ended.seen) == (-9, [])
+
+
+def test_pictures_that_came_back_are_no_difference_and_others_are(tmp_path: Path) -> None:
+    def noted(**pictures: str) -> dict[str, object]:
+        return {"fingerprint": "f", "pictures": pictures}
+
+    for run, note in (("one", noted(a="1", b="2")), ("two", noted(b="2", a="3"))):
+        write_json(tmp_path / run / "made_from.json", note)
+    assert differences(tmp_path / "one", tmp_path / "two") == []
+    write_json(tmp_path / "two" / "made_from.json", noted(a="1", c="2"))
+    assert differences(tmp_path / "one", tmp_path / "two") == ["made_from.json: differs"]
+    write_json(tmp_path / "two" / "made_from.json", {**noted(a="1", b="2"), "fingerprint": "g"})
+    assert differences(tmp_path / "one", tmp_path / "two") == ["made_from.json: differs"]
 
 
 def test_a_hung_stage_and_a_defect_are_no_success(small: Pipeline, tmp_path: Path) -> None:
