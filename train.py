@@ -259,10 +259,9 @@ class Trainer(Learner):
             while self.epoch < self.config.epochs:
                 began = time.monotonic() - self.sums.seconds
                 self._look()
-                with finishing():
+                with finishing(), self._memory():
                     row = self.train_epoch(began)
-                    with self._memory():
-                        error = self.validation.error(self.kept, self.machine)
+                    error = self.validation.error(self.kept, self.machine)
                     if error is None:
                         self._pause(began)
                     self.epoch += 1
@@ -335,8 +334,7 @@ class Trainer(Learner):
         for keys, batch in zip(whole_batches, bar, strict=True):
             self._set_rates(self.epoch * length + self.sums.batches)
             try:
-                with self._memory():
-                    total, parts = self.step(self._placed(batch, keys))
+                total, parts = self.step(self._placed(batch, keys))
                 self.sums.add({"loss": total, **parts})
             except NotFinite as error:
                 self._tell_not_finite(error, keys)

@@ -353,9 +353,12 @@ def test_a_lack_of_memory_says_what_to_change(
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(train.Trainer, "weigh"), (train.Trainer, "take"), (Validation, "error")],
+    [
+        *((train.Trainer, "weigh"), (train.Trainer, "take")),
+        *((train.TrainingSet, "__getitem__"), (Validation, "error")),
+    ],
 )
-def test_memory_may_lack_before_the_first_step_and_after_the_last(
+def test_memory_may_lack_before_a_step_and_after_the_last(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, owner: type, name: str
 ) -> None:
     def fail(*_: object) -> None:
