@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from utils import settings
 from utils.checkpoints import load_checkpoint
 from utils.device import choose_machine
 from utils.run_folder import RunFolder, list_snapshots
+from utils.stopping import Stopped
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -29,15 +32,25 @@ def cuda(tiny: list[str]) -> list[str]:
     return [*tiny, "--device", "cuda"]
 
 
+@pytest.fixture
+def repeatable(cuda: list[str]) -> Iterator[list[str]]:
+    """Flags of a trial that gives the same twice; PyTorch is put back after it."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    yield [*cuda, "--deterministic"]
+    torch.use_deterministic_algorithms(False)
+    cudnn.benchmark, cudnn.deterministic = before
+
+
 def run_round(flags: list[str], index: int) -> RunFolder:
     asking.main([*flags, "--round", str(index)])
     train.main([*flags, "--round", str(index)])
     return RunFolder(Path(flags[flags.index("--runs") + 1]) / "tiny")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_rounds_on_cuda(cuda: list[str], precision: str) -> None:
-    flags = [*cuda, "--precision", precision]
+@pytest.mark.parametrize("how", ["fp32", "bf16", "bf16 --accumulate 2"])
+def test_two_rounds_on_cuda(cuda: list[str], how: str) -> None:
+    flags = [*cuda, "--precision", *how.split()]
     for index in range(2):
         run = run_round(flags, index)
         assert run.trained("points", index).exists()
@@ -86,6 +99,26 @@ def test_a_training_goes_on_on_cuda(cuda: list[str], monkeypatch: pytest.MonkeyP
     state = load_checkpoint(run.checkpoint("points", 0, "last"))
     assert state["epoch"] == 2
     assert run.trained("points", 0).exists()
+
+
+def test_stopped_within_an_epoch_it_ends_as_undisturbed(
+    repeatable: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for stopped in (False, True):
+        flags = [*repeatable, "--runs", str(tmp_path / f"stopped {stopped}")]
+        asking.main([*flags, "--round", "0"])
+        if stopped:
+            asked = itertools.count(1)
+            with monkeypatch.context() as patch:
+                patch.setattr(train, "stop_requested", lambda asked=asked: next(asked) == 3)
+                with pytest.raises(Stopped):
+                    train.main([*flags, "--round", "0"])
+        train.main([*flags, "--round", "0"])
+        run = RunFolder(tmp_path / f"stopped {stopped}" / "tiny")
+        found.append(load_checkpoint(run.checkpoint("points", 0, "last"))["model"])
+    for name, weights in found[0].items():
+        torch.testing.assert_close(found[1][name], weights, rtol=0, atol=0, msg=name)
 
 
 @pytest.mark.parametrize(
