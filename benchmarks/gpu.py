@@ -1,19 +1,22 @@
 """All that needs a GPU, in one command: `benchmarks/gpu.sh` calls this.
 
-Parts follow one another, each in a process of its own with a limit of time; one that exceeds it is
-ended and said to be unfinished, one for which no time is left is skipped and said so:
+Parts follow one another, each in a process of its own with a limit of time. One that exceeds it is
+ended and said to be unfinished, with what it had measured; one for which no time is left is skipped
+and said so:
 
 - ``checks``: is it the same on GPU and CPU, in bfloat16, compiled, resumed? (gpu_checks.py)
 - ``tests``: tests/test_cuda.py, on a GPU alone
+- ``trial``: the whole of gco.sh on sample data that it draws
 - ``pipeline``, ``overlap``: every stage beside its floor; the points that bfloat16 would choose
 - ``network``: the network by backbone, part, precision and layout (benchmarks/network.py)
+- ``compiled``: the same network compiled and not, on a GPU alone
 - ``experiment``, ``report``: masks, asked and random points (benchmarks/label_efficiency.py) with
   the rest of the time, and its table. What it has made stays in ``--out``: the same command again
   goes on with it.
 
 A part that is in ``--out`` already, made by the same commit, is not run again (where files differ
-from their commit it is); ``--again`` does.
-A table is printed last. On a GPU all numbers are also written to
+from their commit it is); ``--again`` does. ``<out>/all.json`` has all numbers as soon as they are
+there. A table is printed last. On a GPU the numbers are then also written to
 ``benchmarks/results/gpu/<date>_<device>.json``, a new file each time.
 """
 
@@ -25,6 +28,7 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,12 +51,19 @@ from utils import settings
 from utils.device import choose_machine
 from utils.errors import UserError, run_script
 from utils.files import read_json, write_json
+from utils.run_folder import RunFolder
 from utils.tables import text_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 GRACE = 20.0
 """Seconds that a part is given to end, once it was told to."""
+
+LEFTOVER = 2.0
+"""Seconds that processes are given which a part has left behind."""
+
+LEAST = 20.0
+"""Seconds under which no part is begun."""
 
 REPORT = 40.0
 """Seconds that are kept for the table of an experiment that is not at its end."""
@@ -68,7 +79,7 @@ class Part:
     Attributes:
         name: of its result, ``<out>/<name>.json``.
         command: a script and its flags, without the interpreter.
-        limit: seconds; 0: all that is left.
+        limit: seconds at most; 0: all that is left.
     """
 
     name: str
@@ -103,52 +114,55 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any
 
 
 def list_parts(args: argparse.Namespace, flags: dict[str, Any], cuda: bool) -> list[Part]:
-    """Return the parts in their order, with their share of the time.
+    """Return the parts in their order.
 
     Raises:
         UserError: ``--parts`` names none of them.
     """
     flags = {**({} if cuda else ON_CPU), **flags}
-    out, whole = args.out, 60 * args.minutes
-    small = [] if cuda else ["--images", "16", "--tests", "8"]
+    out = args.out
+    small = ["--images", *(("96", "--tests", "64") if cuda else ("16", "--tests", "8"))]
     network = {
         name: flags[name] for name in ("backbone", "width", "size", "device") if name in flags
     }
     data = {name: flags[name] for name in flags if name != "testsets"}
-    turns = ["--turns", "3" if cuda else "1"]
     backbone = flags.get("backbone", FIELDS["backbone"].default)
     switches = ["none", "gam", "gconet_plus"] if cuda else ["none"]
+    chosen = {name: flags[name] for name in ("device", "precision") if name in flags}
 
     def result(name: str) -> list[str]:
         return ["--out", str(out / f"{name}.json")]
 
-    pipeline = ["benchmarks/pipeline.py", *as_flags(data), *small, *turns]
+    drawn = {"trial": "drawn", "runs": str(out / "trial"), **chosen}
+    pipeline = ["benchmarks/pipeline.py", *as_flags(data), *small, "--turns", "1"]
+    nets = ["benchmarks/network.py", *as_flags(network)]
+    alone = ["--backbones", "--switches", "--whole", "none", "--precisions", "bf16"]
     experiment = ["benchmarks/label_efficiency.py", *as_flags(flags), "--arms", args.arms]
     experiment += ["--seeds", args.seeds, "--out", str(out / "experiment")]
+    tests = ["-m", "pytest", "-v", "--durations=0", str(ROOT / "tests" / "test_cuda.py")]
     parts = [
-        Part("checks", ["benchmarks/gpu_checks.py", *as_flags(network), *result("checks")], 0.12),
-        Part("tests", ["-m", "pytest", "-q", str(ROOT / "tests" / "test_cuda.py")], 0.1),
-        Part("pipeline", [*pipeline, *result("pipeline")], 0.2),
-        Part("overlap", [*pipeline, "--overlap", *result("overlap")], 0.12),
+        Part("checks", ["benchmarks/gpu_checks.py", *as_flags(network), *result("checks")], 100),
+        Part("tests", tests, 100),
+        Part("trial", ["gco.sh", *as_flags(drawn)], 150),
+        Part("pipeline", [*pipeline, *result("pipeline")], 110),
+        Part("overlap", [*pipeline, "--overlap", *result("overlap")], 60),
         Part(
             "network",
             [
-                *("benchmarks/network.py", *as_flags(network), *turns, *result("network")),
+                *(*nets, "--turns", "3" if cuda else "1", "--no-compile", *result("network")),
                 *("--backbones", backbone, "--switches", *switches),
             ],
-            0.16,
+            80,
         ),
+        Part("compiled", [*nets, "--turns", "3", "--compile", *alone, *result("compiled")], 150),
         Part("experiment", experiment, 0),
-        Part("report", [*experiment, "--report"], REPORT / whole),
+        Part("report", [*experiment, "--report"], REPORT),
     ]
     names = [name for name in args.parts.split(",") if name]
     if unknown := set(names) - {part.name for part in parts}:
         raise UserError(f"--parts {', '.join(sorted(unknown))}: not among them: see --help")
-    return [
-        Part(part.name, part.command, part.limit * whole)
-        for part in parts
-        if (part.name in names if names else cuda or part.name != "tests")
-    ]
+    on_gpu = ("tests", "compiled")
+    return [p for p in parts if (p.name in names if names else cuda or p.name not in on_gpu)]
 
 
 def run_part(part: Part, left: float, log: Path) -> tuple[str, float]:
@@ -157,14 +171,14 @@ def run_part(part: Part, left: float, log: Path) -> tuple[str, float]:
     It is the head of a group of processes of its own, all of which end with it.
     """
     limit = min(part.limit or left, left)
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    script = part.command if part.command[0] == "-m" else [str(ROOT / part.command[0])]
-    rest = [] if part.command[0] == "-m" else part.command[1:]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    env |= {"PYTHONUNBUFFERED": "1", "GCO_PYTHON": sys.executable}
     log.parent.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     with open(log, "a", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [sys.executable, *script, *rest],
+            words_of(part.command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -181,6 +195,15 @@ def run_part(part: Part, left: float, log: Path) -> tuple[str, float]:
     return ended, time.monotonic() - begun
 
 
+def words_of(command: Sequence[str]) -> list[str]:
+    """Return what is run: a script of the shell as it is, all else by this interpreter."""
+    first, rest = command[0], command[1:]
+    if first.startswith("-"):
+        return [sys.executable, *command]
+    start = [] if first.endswith(".sh") else [sys.executable]
+    return [*start, str(ROOT / first), *rest]
+
+
 def last_line(log: Path) -> str:
     """Return the last line of a log that is not empty."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -188,19 +211,21 @@ def last_line(log: Path) -> str:
 
 
 def end_group(process: subprocess.Popen) -> None:
-    """End what is left of a part: first ask, then insist."""
+    """End what is left of a part: first ask, then insist.
+
+    Its head may take its time, to save; what outlives that is a loader's, which has nothing to.
+    """
     for how in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, how)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
-            if how == signal.SIGTERM:
-                _wait_for_group(process.pid)
+        _wait_for_group(process.pid)
 
 
 def _wait_for_group(leader: int) -> None:
     """Wait until no process of a group is left, as long as is granted."""
-    until = time.monotonic() + GRACE
+    until = time.monotonic() + LEFTOVER
     while time.monotonic() < until:
         try:
             os.killpg(leader, 0)
@@ -213,6 +238,8 @@ def result_path(part: Part, out: Path) -> Path:
     """Return where a part writes its numbers."""
     if part.name == "report":
         return out / "experiment" / "results.json"
+    if part.name == "trial":
+        return RunFolder(out / "trial" / "drawn").best
     return out / f"{part.name}.json"
 
 
@@ -230,19 +257,22 @@ def run_parts(parts: Sequence[Part], args: argparse.Namespace, about: dict) -> d
         again = args.again or not named or part.name in ("experiment", "report")
         if not again and before.get("ended") == "done" and mine.items() <= before.items():
             found[part.name] = {**before, "ended": "done", "seconds": 0.0}
-        elif left < 5:
+        elif left < LEAST:
             found[part.name] = {"ended": "skipped: no time left", "seconds": 0.0, "result": None}
             continue
         else:
+            if part.name == "trial":
+                shutil.rmtree(args.out / "trial", ignore_errors=True)  # done, it does nothing
             if part.name != "experiment":  # whose trials go on; numbers of before are not these
                 result_path(part, args.out).unlink(missing_ok=True)
             print(f"{part.name} ...", flush=True)
             ended, seconds = run_part(part, left, args.out / "logs" / f"{part.name}.log")
             found[part.name] = {"ended": ended, "seconds": round(seconds, 1), **mine}
-            known[part.name] = found[part.name]
+            known[part.name] = dict(found[part.name])
             write_json(note, known)
         path = result_path(part, args.out)
         found[part.name]["result"] = read_json(path) if path.exists() else None
+        write_json(args.out / "all.json", {"about": about, "parts": found})
     return found
 
 
@@ -262,7 +292,7 @@ def lines_of(name: str, result: Any) -> list[list[str]]:
             ]
             for row in kept
         ]
-    if name == "network" and result:
+    if name in ("network", "compiled") and result:
         return [
             [
                 f"  {row['backbone']} {row['parts']} {row['way']}",
@@ -270,6 +300,8 @@ def lines_of(name: str, result: Any) -> list[list[str]]:
             ]
             for row in result["rows"]
         ]
+    if name == "trial" and result:
+        return [["  held-out error", f"{result['val_MAE']:.4f}"]]
     if name == "report" and result:
         return [
             [f"  {arm}, seed {seed}", f"maxF {rounds[-1]['maxF']:.4f}"]
@@ -288,12 +320,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = {"device": device, "torch": torch.__version__, "commit": commit_of(ROOT)}
     about |= {"date": date.today().isoformat(), "minutes": args.minutes}
     found = run_parts(list_parts(args, flags, cuda), args, about)
-    rows = []
-    for name, part in found.items():
-        rows.append([name, part["ended"]])
-        rows += lines_of(name, part["result"])
-    print(text_table([f"{device}, torch {torch.__version__}", "result"], rows))
-    write_json(args.out / "all.json", {"about": about, "parts": found})
     if cuda:
         slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
         stem, number = f"{about['date']}_{slug}", 1
@@ -301,6 +327,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             number += 1
         write_json(target, {"about": about, "parts": found})
         print(target)
+    rows = []
+    for name, part in found.items():
+        rows.append([name, f"{part['ended']} ({part['seconds']:.0f} s)"])
+        rows += lines_of(name, part["result"])
+    print(text_table([f"{device}, torch {torch.__version__}", "result"], rows))
     return 1 if any(part["ended"].startswith("failed") for part in found.values()) else 0
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,35 +101,34 @@ def compiled(config: Config, machine: Machine) -> float:
     return largest(maps_of(made), maps_of(plain))
 
 
-def check_all(config: Config, machine: Machine) -> list[dict[str, Any]]:
-    """Return every check's name, number and text."""
+def check_all(config: Config, machine: Machine) -> Iterator[dict[str, Any]]:
+    """Yield every check's name, number and text."""
     cpu = Machine(torch.device("cpu"), torch.float32)
     single = replace(machine, dtype=torch.float32)
     half = replace(machine, dtype=torch.bfloat16)
-    found: list[dict[str, Any]] = []
 
-    def note(check: str, value: float, told: str) -> None:
-        found.append({"check": check, "value": value, "told": f"{value:.2e} {told}"})
+    def noted(check: str, value: float, told: str) -> dict[str, Any]:
+        return {"check": check, "value": value, "told": f"{value:.2e} {told}"}
 
     reference = maps_of(trainer_on(config, cpu))
     first = losses_of(trainer_on(config, cpu), STEPS)
     cudnn = torch.backends.cudnn
     for name, tf32 in (("fp32", False), ("fp32 as it is run (TF32)", cudnn.allow_tf32)):
+        told = f"{name}, {machine.device.type} and cpu"
         with cudnn.flags(enabled=True, allow_tf32=tf32):
-            told = f"{name}, {machine.device.type} and cpu"
             maps = maps_of(trainer_on(config, single))
-            note(f"maps, {told}", largest(maps, reference), "at most, of 1")
             losses = losses_of(trainer_on(config, single), STEPS)
-            apart = max(abs(a - b) / abs(b) for a, b in zip(losses, first, strict=True))
-            note(f"losses of {STEPS} steps, {told}", apart, "at most, relative")
-    note("maps, bf16 and fp32", largest(maps_of(trainer_on(config, half)), reference), "of 1")
+        yield noted(f"maps, {told}", largest(maps, reference), "at most, of 1")
+        apart = max(abs(a - b) / abs(b) for a, b in zip(losses, first, strict=True))
+        yield noted(f"losses of {STEPS} steps, {told}", apart, "at most, relative")
+    apart = largest(maps_of(trainer_on(config, half)), reference)
+    yield noted("maps, bf16 and fp32", apart, "of 1")
     losses = losses_of(trainer_on(config, half), STEPS)
     apart = abs(losses[-1] - first[-1]) / abs(first[-1])
-    note(f"loss after {STEPS} steps, bf16 and fp32", apart, "relative")
-    note("weights, trained in one go and resumed", resumed(config, single), "at most")
+    yield noted(f"loss after {STEPS} steps, bf16 and fp32", apart, "relative")
+    yield noted("weights, trained in one go and resumed", resumed(config, single), "at most")
     if machine.device.type == "cuda":
-        note("maps, compiled and not", compiled(config, single), "at most, of 1")
-    return found
+        yield noted("maps, compiled and not", compiled(config, single), "at most, of 1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,11 +148,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         width=args.width,
         batch_size=4,
     )
-    found = check_all(config, machine)
-    rows = [[one["check"], one["told"]] for one in found]
-    print(text_table(["check", "difference"], rows))
-    if args.out:
-        write_json(args.out, {"device": str(machine.device), "checks": found})
+    found = []
+    for one in check_all(config, machine):
+        found.append(one)
+        if args.out:  # as soon as it is known: whoever has no more time has these
+            write_json(args.out, {"device": str(machine.device), "checks": found})
+    print(text_table(["check", "difference"], [[one["check"], one["told"]] for one in found]))
     return 0
 
 

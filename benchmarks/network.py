@@ -4,12 +4,13 @@
     python benchmarks/network.py [--out results.json]   and images a second
 
 Speed is that of the network and of a whole training step (losses and optimiser included, the loader
-not) on made-up images, two groups a training batch. There are three sections, and the networks of a
+not) on made-up images, two groups a training batch. There are four sections, and the networks of a
 section take turns in one process: every backbone without any part; one backbone with each part (and
 what the part needs); the whole of it (``--whole``) in every precision, with channels last or first
-in memory, and compiled (channels last). Medians over the turns are printed; a first turn, in which
-caches fill and networks are compiled, is not counted. On a CPU the images are small unless
-``--size`` and ``--batch`` say otherwise, and nothing is compiled unless ``--compile`` does.
+in memory; and the same compiled and not, channels last. Medians over the turns are printed; a first
+turn, in which caches fill and networks are compiled, is not counted. ``--out`` gets the numbers of
+each section as soon as they are known. On a CPU the images are small unless ``--size`` and
+``--batch`` say otherwise, and nothing is compiled unless ``--compile`` does.
 
 Multiply-adds are those of convolutions and matrix products in a forward pass, an image; with a
 relation within a group they depend on the number of images. Shapes are counted, nothing is
@@ -23,7 +24,7 @@ import argparse
 import platform
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -221,33 +222,39 @@ def list_variants(args: argparse.Namespace, base: Config, machine: Machine) -> l
     found += [make("part", replace(base, **SWITCHES[name]), name) for name in args.switches]
     whole = replace(base, **SWITCHES[args.whole])
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    ways = [(kind, False) for kind in (Machine, Contiguous)] + [(Machine, True)] * args.compile
+    ways = [("way", Machine, False), ("way", Contiguous, False)]
+    if args.compile:
+        ways += [("compiled", Machine, False), ("compiled", Machine, True)]
     found += [
-        Variant("way", whole, args.whole, kind(machine.device, dtypes[precision]), compiled)
-        for precision, (kind, compiled) in product(args.precisions, ways)
+        Variant(section, whole, args.whole, kind(machine.device, dtypes[precision]), compiled)
+        for (section, kind, compiled), precision in product(ways, args.precisions)
     ]
     return found
 
 
-def measure(variants: Sequence[Variant], turns: int, repeats: int) -> list[dict[str, Any]]:
-    """Return counts and, where ``turns`` is above 0, speeds of all variants."""
-    rows = [
-        {
-            "section": variant.section,
-            "backbone": variant.config.backbone,
-            "parts": variant.switch,
-            "way": variant.way,
-            **count(variant.config),
-        }
-        for variant in variants
-    ]
-    if turns:
-        for section in dict.fromkeys(variant.section for variant in variants):
-            mine = [index for index, variant in enumerate(variants) if variant.section == section]
-            speeds = race([variants[index] for index in mine], turns, repeats)
-            for index, speed in zip(mine, speeds, strict=True):
-                rows[index] |= speed
-    return rows
+def measure(
+    variants: Sequence[Variant], turns: int, repeats: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield counts and, where ``turns`` is above 0, speeds of the variants, section by section.
+
+    Each time all rows that are known are given.
+    """
+    rows: list[dict[str, Any]] = []
+    for section in dict.fromkeys(variant.section for variant in variants):
+        mine = [variant for variant in variants if variant.section == section]
+        speeds = race(mine, turns, repeats) if turns else [{}] * len(mine)
+        rows += [
+            {
+                "section": variant.section,
+                "backbone": variant.config.backbone,
+                "parts": variant.switch,
+                "way": variant.way,
+                **count(variant.config),
+                **speed,
+            }
+            for variant, speed in zip(mine, speeds, strict=True)
+        ]
+        yield rows
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
@@ -329,7 +336,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     variants = list_variants(args, base, machine)
     if not variants:
         raise UserError("nothing to compare: give --backbones, --switches or --precisions a name")
-    rows = measure(variants, 0 if args.counts else args.turns, args.repeats)
     cuda = machine.device.type == "cuda"
     about = {
         "size": args.size,
@@ -341,10 +347,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = torch.cuda.get_device_name(machine.device) if cuda else platform.processor()
         about |= {"device": device or platform.machine(), "threads": torch.get_num_threads()}
         about |= {"turns": args.turns, "repeats": args.repeats}
+    for rows in measure(variants, 0 if args.counts else args.turns, args.repeats):
+        if args.out:
+            write_json(args.out, {"about": about, "rows": rows})
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     show(rows)
-    if args.out:
-        write_json(args.out, {"about": about, "rows": rows})
     return 0
 
 

@@ -26,7 +26,7 @@ import platform
 import sys
 import tempfile
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pipeline_clock import Clock, Row, resident_peak
-from benchmarks.pipeline_questions import TINY, ensembles, overlap, scaling
+from benchmarks.pipeline_questions import TINY, Found, ensembles, overlap, scaling
 from benchmarks.pipeline_stages import all_stages
 from benchmarks.pipeline_trial import begin, prepare
 from config import FIELDS, PRESETS, Config
@@ -118,12 +118,14 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def stages(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> tuple[str, Any]:
-    """Time all stages; return the table and the numbers."""
+def stages(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Iterator[Found]:
+    """Time all stages; yield the table and the numbers of those that were."""
     config = prepare(flags, args.images, args.tests, folder)
     pool, machine = begin(config, args.networks)
-    rows = all_stages(config, pool, machine, Clock(machine.device, args.cpu), args.turns)
-    return markdown(rows), [vars(row) for row in rows]
+    rows: list[Row] = []
+    for more in all_stages(config, pool, machine, Clock(machine.device, args.cpu), args.turns):
+        rows += more
+        yield markdown(rows), [vars(row) for row in rows]
 
 
 def about(config: Config, args: argparse.Namespace) -> dict[str, Any]:
@@ -151,15 +153,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     modes = {"scaling": scaling, "ensembles": ensembles, "overlap": overlap}
     mode = next((name for name in modes if getattr(args, name)), "stages")
     settings.check_names(Config(**flags))
-    with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
-        text, found = modes.get(mode, stages)(flags, args, Path(folder))
     timed = {**flags, **TINY, **args.given} if mode == "scaling" else flags
-    made = about(Config(**timed), args) | {"mode": mode, "peak MiB": round(resident_peak())}
+    made = about(Config(**timed), args) | {"mode": mode}
+    with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
+        for text, found in modes.get(mode, stages)(flags, args, Path(folder)):
+            made["peak MiB"] = round(resident_peak())
+            if args.out:  # as soon as it is known: whoever has no more time has this
+                write_json(args.out, {"about": made, "rows": found})
+                write_text(args.out.with_suffix(".md"), text + "\n")
     print(", ".join(f"{name} {value}" for name, value in made.items()))
     print(text)
-    if args.out:
-        write_json(args.out, {"about": made, "rows": found})
-        write_text(args.out.with_suffix(".md"), text + "\n")
     return 0
 
 

@@ -82,15 +82,17 @@ def measure(
     floor_of: str = "",
     times: float = 0.0,
     between: Work = lambda: None,
+    warm: bool = True,
 ) -> Row:
-    """Let some work and its floor take turns; a first turn, in which caches fill, is not counted.
+    """Let some work and its floor take turns.
 
-    ``between`` undoes what the work left, before each turn.
+    ``between`` undoes what the work left, before each turn. With ``warm`` a first turn, in which
+    caches fill, is not counted.
     """
     cuda = clock.device.type == "cuda"
     spent, floors, peaks = [], [], [0]
     usage = GpuUsage(clock.device)
-    for _ in range(turns + 1):
+    for _ in range(warm + turns):
         between()
         if cuda:
             torch.cuda.reset_peak_memory_stats(clock.device)
@@ -99,10 +101,11 @@ def measure(
         if cuda:
             peaks.append(torch.cuda.max_memory_allocated(clock.device))
         floors.append(clock.seconds(floor) if floor else 0.0)
-    row = Row(stage, images, median(spent[1:]), floor_of=floor_of, times=times)
+    counted = slice(int(warm), None)
+    row = Row(stage, images, median(spent[counted]), floor_of=floor_of, times=times)
     if floor:
-        row.floor = median(floors[1:])
-        row.ratio = median(a / b for a, b in zip(spent[1:], floors[1:], strict=True))
+        row.floor = median(floors[counted])
+        row.ratio = median(a / b for a, b in zip(spent[counted], floors[counted], strict=True))
     row.memory = max(peaks) / 2**20
     row.busy = usage.mean()
     return row

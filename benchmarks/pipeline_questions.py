@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -28,7 +28,7 @@ from utils.run_folder import RunFolder, list_snapshots
 from utils.tables import text_table
 
 Found = tuple[str, list[dict[str, Any]]]
-"""A table, and its numbers."""
+"""A table, and its numbers, as far as they are known."""
 
 TINY = {
     "backbone": "mobilenet_v2",
@@ -52,7 +52,7 @@ def _table(header: Sequence[str], rows: Sequence[dict[str, Any]]) -> Found:
     return text_table(header, lines), list(rows)
 
 
-def scaling(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Found:
+def scaling(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Iterator[Found]:
     """Ask about ever more images: seconds an image, and the peak of memory so far."""
     counts = [int(word) for word in args.counts.split(",") if word.isdecimal()]
     if not counts or min(counts) < 12 or counts != sorted(counts):
@@ -73,10 +73,10 @@ def scaling(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Fo
                 "peak MiB": f"{resident_peak():.0f}",
             }
         )
-    return _table(["images asked", "seconds", "ms an image", "ratio", "peak MiB"], rows)
+        yield _table(["images asked", "seconds", "ms an image", "ratio", "peak MiB"], rows)
 
 
-def ensembles(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Found:
+def ensembles(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Iterator[Found]:
     """Time a round with snapshots of one training, and with as many trainings.
 
     A training is its looks (self-training) and epochs, an epoch and a look of each member being
@@ -93,6 +93,7 @@ def ensembles(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> 
             _copy(source, folder_of / source.name)
         _copy(path, run.checkpoint("points", 0, "last", member))
     rows = []
+    head = ["ensemble", "networks trained", "training, s", "asking, s", "together, s", "ratio"]
     for kind in ("snapshots", "deep"):
         config = replace(base, ensemble=kind)
         pool = Pool(config)
@@ -102,10 +103,8 @@ def ensembles(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> 
         train = sum(_training_seconds(trainer, clock, args.turns) for trainer in trainers)
         row = {"ensemble": kind, "networks trained": str(len(members)), "training": train}
         rows.append({**row, "asking": asked, "together": train + asked})
-    for row in rows:
-        row["ratio"] = row["together"] / rows[0]["together"]
-    head = ["ensemble", "networks trained", "training, s", "asking, s", "together, s", "ratio"]
-    return _table(head, rows)
+        rows[-1]["ratio"] = rows[-1]["together"] / rows[0]["together"]
+        yield _table(head, rows)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -195,7 +194,7 @@ def agreement(
     return {"pixel": same / total, "superpixel": within / total}
 
 
-def overlap(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Found:
+def overlap(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Iterator[Found]:
     """Ask in single and in half precision: which points are the same, and what it costs.
 
     Single precision in batches of another size tells what rounding alone changes. On a GPU it is
@@ -231,7 +230,7 @@ def overlap(flags: dict[str, Any], args: argparse.Namespace, folder: Path) -> Fo
         spent[name] = median(turns[1:])
         same = agreement(found["fp32"][0], found[name][0], found["fp32"][1])
         rows.append({"way": name, **same, "speed": spent["fp32"] / spent[name]})
-    return _table(["questions in", "same pixel", "same superpixel", "speed"], rows)
+        yield _table(["questions in", "same pixel", "same superpixel", "speed"], rows)
 
 
 def _with_batches(pool: Pool, size: int) -> Pool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -103,6 +103,7 @@ def asking(config: Config, pool: Pool, machine: Machine, clock: Clock, turns: in
         measure(
             *(clock, "asking, superpixels to be made", count, ask, floor, 1, told, 0.0),
             between=lambda: (forget(), shutil.rmtree(run.superpixels, ignore_errors=True)),
+            warm=False,  # by the row before; they take long
         ),
     ]
     forget()
@@ -279,13 +280,15 @@ def testing(config: Config, machine: Machine, clock: Clock, turns: int) -> list[
     return rows
 
 
-def all_stages(config: Config, pool: Pool, machine: Machine, clock: Clock, turns: int) -> list[Row]:
-    """Time every stage of a round after the first."""
-    rows = reading(config, pool, clock, turns)
-    rows += asking(config, pool, machine, clock, turns)
+def all_stages(
+    config: Config, pool: Pool, machine: Machine, clock: Clock, turns: int
+) -> Iterator[list[Row]]:
+    """Time every stage of a round after the first, yielding its rows."""
+    yield reading(config, pool, clock, turns)
+    yield asking(config, pool, machine, clock, turns)
     trainer = Trainer(config, "points", 1)
-    rows += teaching(config, machine, clock, turns, trainer)
-    rows += training(config, machine, clock, turns, "points", trainer)
-    rows += validating(config, machine, clock, turns, trainer)
-    rows += training(config, machine, clock, turns, "dense", Trainer(config, "dense", 0))
-    return rows + testing(config, machine, clock, turns)
+    yield teaching(config, machine, clock, turns, trainer)
+    yield training(config, machine, clock, turns, "points", trainer)
+    yield validating(config, machine, clock, turns, trainer)
+    yield training(config, machine, clock, turns, "dense", Trainer(config, "dense", 0))
+    yield testing(config, machine, clock, turns)

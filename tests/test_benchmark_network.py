@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,29 @@ def test_all_is_timed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [row["way"] for row in rows[-2:]] == ["fp32 last", "fp32 first"]
     assert all(row["forward"] > 0 and row["step"] > 0 for row in rows)
     assert capsys.readouterr().out.count("mobilenet_v2") == len(rows)
+
+
+def test_sections_that_were_timed_are_kept_when_a_later_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    race, raced = network.race, []
+
+    def fails_compiled(variants: Sequence[network.Variant], *how: int) -> list[dict[str, float]]:
+        raced.append([variant.way for variant in variants])
+        if any(variant.compiled for variant in variants):
+            raise RuntimeError("of the compiler")
+        return race(variants, *how)
+
+    monkeypatch.setattr(network, "race", fails_compiled)
+    out = tmp_path / "found.json"
+    flags = "--backbones --switches --whole none --backbone mobilenet_v2 --precisions fp32"
+    small = "--device cpu --size 32 --batch 4 --width 8 --turns 1 --compile"
+    with pytest.raises(RuntimeError, match="of the compiler"):
+        network.main([*flags.split(), *small.split(), "--out", str(out)])
+    assert raced == [["fp32 last", "fp32 first"], ["fp32 last", "fp32 last compiled"]]
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["way"] for row in rows] == ["fp32 last", "fp32 first"]
+    assert all(row["forward"] > 0 for row in rows)
 
 
 def test_a_step_is_the_trainers_and_changes_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
